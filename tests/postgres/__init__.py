@@ -1,0 +1,1 @@
+"""What we believe about PostgreSQL, as tests; the beliefs themselves need nothing of advlock."""
