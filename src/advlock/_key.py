@@ -153,12 +153,12 @@ class Key:
 
     @property
     def objsubid(self) -> int:
-        """The key space, as `pg_locks` shows it: 1 for one bigint, 2 for two ints."""
+        """The key space, 1 for one bigint and 2 for two ints, as `pg_locks` shows it."""
         return _OBJSUBIDS[self.pair]
 
     @property
     def parts(self) -> int | tuple[int, int]:
-        """The signed integers one would write in SQL: one, or a pair."""
+        """The signed integers one would write in SQL, one or a pair."""
         return (_signed(self.classid), _signed(self.objid)) if self.pair else self.value
 
     @property

@@ -1,0 +1,312 @@
+"""A session of the async client: the loop that drives plans, and combined requests.
+
+Everything happens in callbacks of the event loop, none of it in the caller's task: a request
+belongs to the session, so a cancelled caller changes nothing about it. What is asked while a
+request is under way is sent as one request when its answer is in.
+"""
+
+from __future__ import annotations
+
+import _thread
+import asyncio
+import logging
+import select
+from collections import deque
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psycopg
+
+from advlock import _plan
+from advlock._connect import PATIENCE
+from advlock._plan import Refused, Unanswered
+from advlock._session import Expired, SessionLost
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, Future, TimerHandle
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from advlock._ledger import Op
+    from advlock._wire import Answer, Wire
+
+log = logging.getLogger("advlock")
+R = TypeVar("R")
+
+_LARGEST_BATCH = 500
+
+
+class AsyncSession:
+    """One server session, and the queue of what it is asked."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        loop: AbstractEventLoop,
+        settle: Callable[[Op, AsyncSession, bool | Exception], Any] | None = None,
+    ) -> None:
+        self.wire = wire
+        self.lost: str | None = None
+        self._loop = loop
+        self._settle = settle
+        self._on_lost: Callable[[AsyncSession, list[Op]], Any] | None = None
+        self._pending: deque[Op] = deque()
+        self._scripts: deque[tuple[_plan.Script, Future[Answer], bool]] = deque()
+        self._busy = False  # a request is under way, or about to be
+        self._ops: list[Op] = []  # what it asks, if it is a combined request
+        self._script: Future[Answer] | None = None  # who waits for it, if it is a script
+        self._patient = False  # the server was asked to wait
+        self._watchdog: TimerHandle | None = None
+        self._asked_at = 0.0
+        self._recovery: asyncio.Task[None] | None = None
+        loop.add_reader(wire.fd, self._readable)
+
+    def when_lost(self, callback: Callable[[AsyncSession, list[Op]], Any]) -> None:
+        """Name who is told, once, when the session has ended, and of what stays unanswered."""
+        self._on_lost = callback
+
+    # -- asking ----------------------------------------------------------------------------------
+
+    def ask(self, op: Op) -> Future[bool]:
+        """Ask `op`, together with whatever else is queued.
+
+        The future fails with `SessionLost` when the session ends first. Cancelling it does not
+        take the request back.
+        """
+        future: Future[bool] = self._loop.create_future()
+        op.waiter = future
+        if self.lost is not None:
+            future.set_exception(SessionLost(self.lost))
+            return future
+        self._pending.append(op)
+        if not self._busy:
+            # Not at once: the other tasks that are ready now come along in the same request.
+            self._busy = True
+            self._loop.call_soon(self._next)
+        return future
+
+    async def fetch(self, plan: _plan.SessionPlan[R], *, patient: bool = False) -> R:
+        """Drive `plan` on this session: one of the two loops that drive plans.
+
+        A `patient` plan asks the server to wait; if its caller cannot wait any longer, the server
+        is told to stop and the session ends.
+
+        Raises:
+            SessionLost: the session ended.
+        """
+        try:
+            script = next(plan)
+            while True:
+                answer = await self._exchange(script, patient=patient)
+                try:
+                    rows = answer.rows()
+                except Refused as refusal:
+                    script = plan.throw(refusal)
+                else:
+                    script = plan.send(rows)
+        except StopIteration as stop:
+            verdict: R = stop.value
+            return verdict
+        except asyncio.CancelledError:
+            if patient:
+                self.end("its caller stopped waiting", cancel=True)
+            raise
+
+    def _exchange(self, script: _plan.Script, *, patient: bool) -> Future[Answer]:
+        future: Future[Answer] = self._loop.create_future()
+        if self.lost is not None:
+            future.set_exception(SessionLost(self.lost))
+            return future
+        self._scripts.append((script, future, patient))
+        if not self._busy:
+            self._busy = True
+            self._next()
+        return future
+
+    def looks_alive(self) -> bool:
+        """Look at the socket, without waiting: False once the server has hung up."""
+        if self.lost is None and not self._busy:
+            poll = select.poll()
+            poll.register(self.wire.fd, select.POLLIN)
+            if poll.poll(0) and self.wire.hung_up():
+                self.end("the server closed the connection")
+        return self.lost is None
+
+    # -- the engine ------------------------------------------------------------------------------
+
+    def _next(self) -> None:
+        """Send what is queued next, if anything is."""
+        if self.lost is not None:
+            return
+        try:
+            self._patient = False
+            if self._pending:
+                self._ops = ops = self._take()
+                self.wire.send_ops(ops)
+            elif self._scripts:
+                script, self._script, self._patient = self._scripts.popleft()
+                self.wire.send_script(script)
+            else:
+                self._busy = False
+                return
+        except psycopg.Error as error:
+            self.end(str(error))
+            return
+        if self.wire.unsent:
+            self._loop.add_writer(self.wire.fd, self._writable)
+        self._asked_at = self._loop.time()
+        if self._watchdog is None:
+            self._watchdog = self._loop.call_later(PATIENCE, self._watch)
+
+    def _take(self) -> list[Op]:
+        if len(self._pending) <= _LARGEST_BATCH:
+            ops = list(self._pending)
+            self._pending.clear()
+            return ops
+        return [self._pending.popleft() for _ in range(_LARGEST_BATCH)]
+
+    def _writable(self) -> None:
+        self._readable()
+        if self.lost is None and not self.wire.unsent:
+            self._loop.remove_writer(self.wire.fd)
+
+    def _readable(self) -> None:
+        try:
+            if not self.wire.expects:
+                if self.wire.hung_up():
+                    self.end("the server closed the connection")
+                return
+            answer = self.wire.receive()
+        except psycopg.Error as error:
+            self.end(str(error))
+            return
+        if answer is not None:
+            self._take_answer(answer)
+
+    def _take_answer(self, answer: Answer) -> None:
+        if self._script is not None:
+            script, self._script = self._script, None
+            if not script.done():
+                script.set_result(answer)
+            if self._recovery is None:
+                self._next()
+            return
+        try:
+            verdicts: Sequence[bool | Exception] = answer.verdicts()
+        except Refused as refusal:
+            self._recovery = self._loop.create_task(self._recover(refusal))
+            return
+        self._hand_out(verdicts)
+
+    def _hand_out(self, verdicts: Sequence[bool | Exception]) -> None:
+        ops, self._ops = self._ops, []
+        unheld = False
+        for op, verdict in zip(ops, verdicts, strict=True):
+            if isinstance(verdict, Unanswered):
+                self._pending.append(op)
+                continue
+            if self._settle is not None:
+                self._settle(op, self, verdict)
+            op.done = True
+            if isinstance(verdict, Exception):
+                _fail(op.waiter, verdict)
+                continue
+            op.result = verdict
+            unheld = unheld or (op.releases and not verdict)
+            if not op.waiter.done():
+                op.waiter.set_result(verdict)
+        if unheld:
+            self.end("the server says that it did not hold a lock that was released")
+        self._next()
+
+    async def _recover(self, refusal: Refused) -> None:
+        """After a refused request, and before anything else is sent: find out what it did."""
+        try:
+            plan = _plan.recover(self._ops, refusal)
+            script = next(plan)
+            self._script = future = self._loop.create_future()
+            self.wire.send_script(script)
+            try:
+                plan.send((await future).rows())
+            except StopIteration as stop:
+                self._recovery = None
+                self._hand_out(stop.value)
+        except (Refused, SessionLost, psycopg.Error) as error:
+            self.end(f"the server refused a combined request ({error})")
+
+    def _watch(self) -> None:
+        """Give the session up when a server that cannot be busy does not answer."""
+        self._watchdog = None
+        if self.lost is not None or not self.wire.expects or self._patient:
+            return
+        silent = self._loop.time() - self._asked_at
+        if silent >= PATIENCE:
+            self.end(f"the server did not answer for {PATIENCE:.0f} s")
+        else:
+            self._watchdog = self._loop.call_later(PATIENCE - silent, self._watch)
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def end(self, reason: str, *, cancel: bool = False) -> None:
+        """End the session now; the server frees its locks."""
+        if self.lost is not None:
+            return
+        self.lost = " ".join(reason.split())
+        if not self._loop.is_closed():
+            self._loop.remove_reader(self.wire.fd)
+            self._loop.remove_writer(self.wire.fd)
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        if cancel and self.wire.expects:
+            # Telling the server takes a connection of its own, which the loop must not wait for.
+            _thread.start_new_thread(_cancel_and_close, (self.wire,))
+        else:
+            self.wire.close()
+        log.debug("session ended: %s", self.lost, extra={"event": "session.ended"})
+        self._fail_all()
+
+    def _fail_all(self) -> None:
+        ops = [op for op in (*self._ops, *self._pending) if not op.done]
+        waiting = [future for _, future, _ in self._scripts]
+        if self._script is not None:
+            waiting.append(self._script)
+        self._ops = []
+        self._pending.clear()
+        self._scripts.clear()
+        self._script = None
+        if self._on_lost is not None:
+            self._on_lost(self, ops)
+        for op in ops:
+            op.done = True
+            _fail(op.waiter, SessionLost(self.lost))
+        for future in waiting:
+            _fail(future, SessionLost(self.lost))
+
+    def disown(self) -> None:
+        """In a forked child: drop our copy of the parent's socket, and touch nothing else."""
+        self.lost = "the process forked; a child starts without locks"
+        self.wire.disown()
+
+
+def _cancel_and_close(wire: Wire) -> None:
+    wire.cancel()
+    wire.close()
+
+
+def _fail(future: Future[Any], error: Exception) -> None:
+    if not future.done() and not future.get_loop().is_closed():
+        future.set_exception(error)
+        future.exception()  # seen: whoever gave up waiting must not be warned about it
+
+
+async def by(deadline: float | None, awaitable: Awaitable[R]) -> R:
+    """Await until `deadline`, in the loop's time.
+
+    Raises:
+        Expired: `deadline` passed first.
+    """
+    if deadline is None:
+        return await awaitable
+    try:
+        async with asyncio.timeout_at(deadline):
+            return await awaitable
+    except TimeoutError:
+        raise Expired from None

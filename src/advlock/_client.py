@@ -1,0 +1,178 @@
+"""What the two clients share: their settings, their books, and the words of their errors."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from typing import TYPE_CHECKING, Any, Final, get_args
+
+from advlock import _connect, _dsn, _duration
+from advlock._key import Key, Scheme, pg_encoding
+from advlock._ledger import FORKED, Ledger, Ticket
+from advlock._plan import Waited, judge_failed_wait
+from advlock.errors import ConfigError, LockError, LockLost, LockTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import timedelta
+    from typing import TypeAlias
+
+    from advlock._holder import Holder
+    from advlock._key import Name
+    from advlock._plan import Refused
+
+    Seconds: TypeAlias = float | str | timedelta | None
+
+# The server ends a wait by itself; this is how long its word may take to reach us, in seconds.
+GRACE: Final = 0.04
+_SCHEMES: Final = get_args(Scheme)
+_clients: weakref.WeakSet[Client] = weakref.WeakSet()
+
+
+class Client:
+    """The part of a client that neither waits nor talks to the server."""
+
+    def __init__(  # noqa: PLR0913 - the settings of a client, all named
+        self,
+        dsn: str | None = None,
+        *,
+        namespace: str = "",
+        keys: Scheme = "hashtextextended",
+        max_connections: int = 4,
+        max_locks: int = 1000,
+        application_name: str | None = None,
+    ) -> None:
+        _check(isinstance(namespace, str), f"namespace must be a string, not {namespace!r}")
+        _check(keys in _SCHEMES, f"keys must be one of {', '.join(_SCHEMES)}, not {keys!r}")
+        _check_count("max_connections", max_connections)
+        _check_count("max_locks", max_locks)
+        self.namespace = namespace
+        self.keys: Scheme = keys
+        self.max_connections = max_connections
+        self.max_locks = max_locks
+        self._dsn = _dsn.resolve(dsn)
+        self._application_name = application_name
+        self._conninfo()  # an address that cannot be read is refused now
+        self._ledger = Ledger(max_locks)
+        self._encoding: str | None = None
+        self._can_wait_on_server = True
+        self._closed = False
+        self._reset()
+        _clients.add(self)
+
+    def _reset(self) -> None:
+        """Make what must not survive a fork: locks and sessions."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        """Show the address, without a password, and how many locks there are."""
+        state = "closed" if self._closed else f"{len(self._ledger)} locks"
+        return f"<advlock.{type(self).__name__} {self._dsn} [{state}]>"
+
+    def _ascii_key(self, name: Name) -> Key | None:
+        """Make the key of `name`, if that needs no knowledge of the server's encoding."""
+        if isinstance(name, str) and not name.isascii() and self._encoding is None:
+            return None
+        return Key.of(
+            name,
+            namespace=self.namespace,
+            encoding=self._encoding or "utf-8",
+            scheme=self.keys,
+        )
+
+    def _conninfo(self) -> str:
+        # Made anew for each connection: its signature names this process, which may be a fork.
+        return _connect.conninfo(self._dsn.conninfo, self._application_name)
+
+    def _learn_encoding(self, server_encoding: str) -> None:
+        self._encoding = pg_encoding(server_encoding)
+
+    def _no_waiting(self, refusal: Refused) -> Waited:
+        """Judge why the server would not let us wait."""
+        verdict = judge_failed_wait(refusal)
+        if verdict is Waited.IMPOSSIBLE:
+            self._can_wait_on_server = False
+        return verdict
+
+    # -- fork ------------------------------------------------------------------------------------
+
+    def _start_afresh(self) -> None:
+        """In a forked child: no locks, no sessions; the parent keeps its own."""
+        for ticket in self._ledger.tickets():
+            ticket.state = FORKED
+        self._ledger = Ledger(self.max_locks)
+        self._disown_sessions()
+        self._reset()
+
+    def _disown_sessions(self) -> None:
+        raise NotImplementedError
+
+    # -- errors ----------------------------------------------------------------------------------
+
+    def _check_open(self) -> None:
+        if self._closed:
+            msg = f"this {type(self).__name__} is closed; make a new one"
+            raise LockError(msg)
+
+    def _lost(self, ticket: Ticket) -> LockLost:
+        session = ticket.session
+        why = getattr(session, "lost", None) or "its session ended"
+        return LockLost(
+            f"the lock {ticket.name!r} was lost: {why}. Somebody else may hold it by now, so do "
+            f"not go on with what it protected",
+            name=ticket.name,
+            key=ticket.key,
+        )
+
+    def _refuse_upgrade(self, ticket: Ticket) -> LockError:
+        return LockError(
+            f"{ticket.name!r} is already held here, but shared; it cannot become exclusive. "
+            f"Release it first, or hold it exclusively from the start"
+        )
+
+    def _waits_for_itself(self, ticket: Ticket, who: str) -> LockError:
+        return LockError(
+            f"this {who} already holds {ticket.name!r} and would wait for itself for ever; pass "
+            f"reentrant=True to hold it again, or wait=… to give up after a while"
+        )
+
+
+def wait_seconds(wait: Seconds) -> float | None:
+    """Read a `wait=`: None for ever, else seconds.
+
+    Raises:
+        ConfigError: it is no duration.
+    """
+    return None if wait is None else _duration.seconds(wait)
+
+
+def timeout(name: Name, key: Key | None, wait: float, holders: Sequence[Holder]) -> LockTimeout:
+    """Make the error of a wait that was not long enough; it says who is in the way."""
+    by = "; ".join(str(holder) for holder in holders if not holder.waiting)
+    return LockTimeout(
+        f"{name!r} was not free within {wait:g} s: "
+        + (f"held by {by}" if by else "the server could not say in time who holds it"),
+        name=name,
+        key=key,
+        wait=wait,
+        holders=holders,
+    )
+
+
+def _check(good: bool, message: str) -> None:  # noqa: FBT001
+    if not good:
+        raise ConfigError(message)
+
+
+def _check_count(name: str, value: Any) -> None:
+    good = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    _check(good, f"{name} must be a whole number of at least 1, not {value!r}")
+
+
+def _after_fork() -> None:
+    for client in list(_clients):
+        client._start_afresh()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,75 @@
+"""What every new connection gets: our parameters, and errors that say what to do next."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from advlock import _dsn, _label
+from advlock.errors import ConfigError, DatabaseUnavailable
+
+# How long a connection attempt, or a server that has been asked, may stay silent, in seconds.
+# libpq's own limit is for each host of the DSN.
+PATIENCE: Final = 10.0
+
+# A client learns of a dead network only if it asks: keepalives for an idle socket, the user
+# timeout for one with data in flight; either alone leaves a case open (DESIGN fact 5).
+_DEFAULTS: Final = {
+    "connect_timeout": "10",
+    "keepalives_idle": "5",
+    "keepalives_interval": "2",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "10000",
+}
+
+_HINTS: Final = (
+    ("password authentication failed", "check the user and the password in {origin}"),
+    ("no password supplied", "put a password into {origin}, PGPASSWORD or ~/.pgpass"),
+    ("translate host name", "check the host's name in {origin}"),
+    ("could not resolve", "check the host's name in {origin}"),
+    ("no pg_hba.conf entry", "ask the server's administrator for an entry in pg_hba.conf"),
+    ("refused", "is PostgreSQL running there, and is the port right in {origin}?"),
+    ("No such file or directory", "is PostgreSQL running there? Or name a host in {origin}"),
+    ("too many clients", "raise max_connections there, or close sessions that are not needed"),
+    ("remaining connection slots", "raise max_connections there, or close unneeded sessions"),
+    ("starting up", "try again in a moment"),
+    ("does not exist", "check the user and the database in {origin}"),
+    ("timeout", "is the host right in {origin}, and reachable from here?"),
+)
+
+
+def conninfo(dsn: str, application_name: str | None) -> str:
+    """Complete the user's conninfo with our defaults; what the user set stays.
+
+    Raises:
+        ConfigError: libpq cannot read it.
+    """
+    try:
+        given = conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError as error:
+        text = _dsn.redact_text(str(error), dsn).strip()
+        raise ConfigError(
+            f"the database address cannot be read: {text}. "
+            f"Write postgresql://user:password@host:5432/database"
+        ) from None
+    settings = {key: value for key, value in _DEFAULTS.items() if key not in given}
+    if application_name is not None:
+        settings["application_name"] = application_name
+    elif "application_name" not in given and "PGAPPNAME" not in os.environ:
+        settings["application_name"] = _label.make()
+    return make_conninfo(dsn, **settings)
+
+
+def unavailable(error: BaseException, dsn: _dsn.Dsn) -> DatabaseUnavailable:
+    """Say in one line why there is no session, without the password, and what to check."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = _dsn.redact_text("; ".join(lines) or type(error).__name__, dsn.conninfo)
+    origin = dsn.origin or "the DSN"
+    hint = next((hint for sign, hint in _HINTS if sign in text), "check {origin}")
+    return DatabaseUnavailable(
+        f"cannot connect to the database: {text} — {hint.format(origin=origin)}",
+        sqlstate=getattr(error, "sqlstate", None),
+    )

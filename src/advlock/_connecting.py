@@ -1,0 +1,80 @@
+"""Connecting, for the sync client."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+from advlock import _plan
+from advlock._connect import PATIENCE, unavailable
+from advlock._session import Expired, Session, SessionLost
+from advlock._wire import Wire
+from advlock.errors import LockError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from advlock._dsn import Dsn
+
+
+def connect(conninfo: str, dsn: Dsn) -> Wire:
+    """Connect and set up; the session is then safe to lock on.
+
+    Raises:
+        DatabaseUnavailable: no connection; the message says why and what to check.
+        UnsafeServer: mutual exclusion cannot hold there.
+    """
+    try:
+        wire = Wire(psycopg.Connection.connect(conninfo, autocommit=True))
+    except psycopg.Error as error:
+        raise unavailable(error, dsn) from None
+    session = Session(wire)
+    try:
+        session.fetch(_plan.set_up(wire.pgconn.backend_pid), time.monotonic() + PATIENCE)
+    except LockError:
+        wire.close()
+        raise
+    except (SessionLost, Expired) as error:
+        wire.close()
+        raise unavailable(error, dsn) from None
+    return wire
+
+
+class Connecting:
+    """A connection attempt that belongs to the client: callers come and go, it goes on.
+
+    So a caller's own deadline holds whatever libpq is busy with: looking up a name, a host that
+    swallows packets, or a slow handshake.
+    """
+
+    def __init__(self, conninfo: str, dsn: Dsn, done: Callable[[Connecting], Any]) -> None:
+        self.wire: Wire | None = None
+        self.error: BaseException | None = None
+        self.session: Session | None = None
+        self._done = done
+        self._finished = threading.Event()
+        self._thread = threading.Thread(
+            target=self._connect, args=(conninfo, dsn), name="advlock-connect", daemon=True
+        )
+        self._thread.start()
+
+    def _connect(self, conninfo: str, dsn: Dsn) -> None:
+        try:
+            self.wire = connect(conninfo, dsn)
+        except BaseException as error:  # noqa: BLE001 - it is raised again in every caller
+            self.error = error
+        self._done(self)
+        self._finished.set()
+
+    def wait(self, deadline: float | None) -> None:
+        """Wait for the outcome.
+
+        Raises:
+            Expired: `deadline` passed first.
+        """
+        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if not self._finished.wait(timeout):
+            raise Expired

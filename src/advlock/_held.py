@@ -1,0 +1,265 @@
+"""What a client hands out: the hold on a lock, and the ways to enter one."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import warnings
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
+
+from advlock import _label
+from advlock._ledger import FORKED, HELD, LOST
+from advlock.errors import ConfigError, LockError, LockNotHeld
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+    from types import TracebackType
+    from typing import Self
+
+    from advlock._key import Key, Name
+    from advlock._ledger import Ticket
+    from advlock._locks import Locks
+
+log = logging.getLogger("advlock")
+P = ParamSpec("P")
+R = TypeVar("R")
+H = TypeVar("H")
+
+
+class BaseHeld:
+    """What a hold knows about itself, in both worlds."""
+
+    __slots__ = ("__weakref__", "_client", "_open", "_ticket")
+
+    def __init__(self, client: Any, ticket: Ticket) -> None:
+        self._client = client
+        self._ticket = ticket
+        self._open = True
+
+    def __repr__(self) -> str:
+        """Show the name, the key and the state."""
+        state = self._ticket.state.value if self._open else "released"
+        return f"<advlock.{type(self).__name__} {self._ticket.name!r} {self.key} [{state}]>"
+
+    def __del__(self) -> None:
+        # Reached with the lock still held only if an exception fell between the grant and the
+        # `with` body, or if a handle was dropped. The client releases it, from a thread or loop
+        # of its own: a finalizer may run anywhere, also inside the client.
+        if getattr(self, "_open", False) and self._ticket.state is HELD:
+            self._client._drop(self._ticket)
+            warnings.warn(f"{self!r} was never released", ResourceWarning, stacklevel=2)
+
+    @property
+    def name(self) -> Name:
+        """The name as it was asked for."""
+        return self._ticket.name  # type: ignore[return-value]
+
+    @property
+    def key(self) -> Key:
+        """What the server locked for that name."""
+        return self._ticket.key
+
+    @property
+    def since(self) -> datetime:
+        """When the lock was granted, by this host's clock, in UTC."""
+        return _label.moment(self._ticket.since)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the lock is known to be lost. Looks at the socket, and never waits.
+
+        False means that nothing has told us otherwise yet, not that the server was asked.
+        """
+        ticket = self._ticket
+        if ticket.state is HELD:
+            return not ticket.session.looks_alive()
+        return ticket.state in (LOST, FORKED)
+
+    def check(self) -> None:
+        """Raise if the lock is known to be lost; a good last step before a side effect.
+
+        Raises:
+            LockLost: the session ended, so somebody else may hold the lock.
+            LockNotHeld: it was released.
+        """
+        if self.lost:
+            raise self._client._lost(self._ticket)
+        if self._ticket.state is not HELD:
+            msg = f"{self.name!r} is not held any more"
+            raise LockNotHeld(msg)
+
+    def on_lost(self, callback: Callable[[Self], object]) -> None:
+        """Have `callback(held)` called when the lock is found lost; at once if it already is.
+
+        It is called from whichever thread or task finds out, so it must be quick and must not
+        wait; what it raises is logged.
+        """
+        ticket = self._ticket
+        if ticket.state is LOST:
+            _call(callback, self)
+            return
+        if ticket.on_lost is None:
+            ticket.on_lost = []
+        ticket.on_lost.append(functools.partial(callback, self))
+
+
+def _call(callback: Callable[..., object], *args: object) -> None:
+    try:
+        callback(*args)
+    except Exception:
+        log.exception("an on_lost callback failed", extra={"event": "lock.lost.callback_failed"})
+
+
+def tell_lost(tickets: list[Ticket]) -> None:
+    """Tell the holders of `tickets` that they are lost."""
+    for ticket in tickets:
+        log.warning(
+            "lock %r was lost: %s",
+            ticket.name,
+            ticket.session.lost,
+            extra={"event": "lock.lost", "lock": ticket.name},
+        )
+        for callback in ticket.on_lost or ():
+            _call(callback)
+
+
+class Held(BaseHeld):
+    """A lock that this process holds, as far as it knows."""
+
+    __slots__ = ()
+    __module__ = "advlock"
+
+    def token(self) -> int:
+        """Return this hold's fencing token: greater than that of every earlier holder.
+
+        A positive integer that fits a bigint. It is drawn on first use and then remembered,
+        because a transaction id a hold would be a wraparound a day. Write it with what the lock
+        protects, and refuse smaller ones: `UPDATE … SET fence = :token WHERE fence < :token`.
+
+        Raises:
+            LockLost: the session ended, so there is nothing to fence.
+        """
+        token: int = self._client._token(self._ticket)
+        return token
+
+
+class Entry(Generic[H]):
+    """One way into a lock: a context manager to enter once at a time, and a decorator."""
+
+    __slots__ = ("_client", "_free", "_held", "_kwargs", "_name")
+
+    def __init__(self, client: Any, name: Any, **kwargs: Any) -> None:
+        self._client = client
+        self._name = name
+        self._kwargs = kwargs
+        self._held: H | None = None
+        # `list.pop` is the atomic test-and-set: two threads may not be inside one Entry.
+        self._free = [True]
+
+    def _claim(self) -> None:
+        try:
+            self._free.pop()
+        except IndexError:
+            msg = (
+                f"this lock context for {self._name!r} is already entered; call hold() or "
+                f"attempt() again for each use (a decorated function does so by itself)"
+            )
+            raise RuntimeError(msg) from None
+
+    def _again(self) -> Self:
+        return type(self)(self._client, self._name, **self._kwargs)
+
+
+class _SyncEntry(Entry[H]):
+    __slots__ = ()
+
+    _client: Locks
+
+    def _enter(self) -> H:
+        raise NotImplementedError
+
+    def __enter__(self) -> H:
+        self._claim()
+        try:
+            held = self._held = self._enter()
+        except BaseException:
+            self._free.append(True)
+            raise
+        return held
+
+    def __exit__(
+        self, kind: type[BaseException] | None, body: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        held, self._held = self._held, None
+        self._free.append(True)
+        for one in each(held):
+            try:
+                self._client._let_go(one)
+            except LockError as error:
+                body = join_errors(body, error)
+        if kind is None and body is not None:
+            raise body
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Hold the lock around each call of `function`."""
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            msg = f"{function!r} is async: decorate it with AsyncLocks' hold or attempt"
+            raise ConfigError(msg)
+        refuse_generator(function)
+
+        @functools.wraps(function)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> Any:
+            with self._again() as held:
+                return None if held is None else function(*args, **kwargs)
+
+        return wrapper
+
+
+class Hold(_SyncEntry[Held]):
+    """`Locks.hold`: enters when granted."""
+
+    __slots__ = ()
+
+    def _enter(self) -> Held:
+        return self._client._hold(self._name, **self._kwargs)
+
+
+class Attempt(_SyncEntry["Held | None"]):
+    """`Locks.attempt`: enters at once, with a `Held` or None."""
+
+    __slots__ = ()
+
+    def _enter(self) -> Held | None:
+        return self._client._attempt(self._name, **self._kwargs)
+
+
+class HoldAll(_SyncEntry["list[Held]"]):
+    """`Locks.hold_all`: enters when every lock is granted."""
+
+    __slots__ = ()
+
+    def _enter(self) -> list[Held]:
+        return self._client._hold_all(self._name, **self._kwargs)
+
+
+def each(held: Any) -> list[Any]:
+    if held is None:
+        return []
+    return held[::-1] if isinstance(held, list) else [held]
+
+
+def join_errors(body: BaseException | None, error: LockError) -> BaseException:
+    """Keep the body's own exception on top; what went wrong at the release is a note to it."""
+    if body is None:
+        return error
+    body.add_note(f"advlock, while releasing: {error}")
+    return body
+
+
+def refuse_generator(function: Callable[..., object]) -> None:
+    """Refuse what would hold the lock only while the generator is made, not while it runs."""
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        msg = f"{function!r} is a generator: use `with locks.hold(…):` inside it instead"
+        raise ConfigError(msg)

@@ -1,0 +1,298 @@
+"""What this client holds, who waits for it locally, and what the server still has to answer.
+
+The rules of this file:
+
+1. It is pure state. No driver, no clock, no loop, no thread: the shells call it, one call at a
+   time (the sync shell under its mutex, the async shell on its loop), and wake whom it names.
+2. A ticket occupies its key from `enter` until the server can no longer be holding it for us.
+   So two tickets of one client exclude each other before the server is asked at all.
+3. The order of tickets for one key is the order of arrival. Nobody overtakes, except an
+   `attempt`, which never queues.
+4. A ticket that its owner gave up (`withdraw`) while the server was being asked is not forgotten:
+   if the server grants it, `settle` asks for the lock to be undone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+
+from advlock import _sql
+from advlock.errors import TooManyLocks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from advlock._key import Key
+
+
+class State(Enum):
+    """The life of a ticket, in order."""
+
+    NEW = "new"
+    QUEUED = "queued"  # behind another ticket of this client
+    ASKING = "asking"  # its turn: the server is, or may be, asked
+    HELD = "held"
+    RELEASING = "releasing"
+    GONE = "gone"  # released, or given up
+    LOST = "lost"  # its session ended while it was held
+    FORKED = "forked"  # the parent process's affair; this is the child
+
+
+NEW, QUEUED, ASKING, HELD, RELEASING, GONE, LOST, FORKED = State
+
+
+class Ticket:
+    """One request for one lock, and the hold that may come of it."""
+
+    __slots__ = (
+        "depth",
+        "in_flight",
+        "key",
+        "name",
+        "on_lost",
+        "owner",
+        "release_op",
+        "session",
+        "shared",
+        "since",
+        "state",
+        "token",
+        "waker",
+        "withdrawn",
+    )
+
+    def __init__(self, key: Key, name: object, *, shared: bool, owner: object) -> None:
+        self.key = key
+        self.name = name
+        self.shared = shared
+        self.owner = owner
+        self.state = NEW
+        self.depth = 1
+        self.withdrawn = False
+        self.in_flight = False
+        self.session: Any = None
+        self.since = 0.0
+        self.waker: Any = None
+        self.release_op: Op | None = None
+        self.on_lost: list[Callable[[], object]] | None = None
+        self.token: int | None = None
+
+    def __repr__(self) -> str:
+        """Show what one looks for in a debugger."""
+        mode = "shared" if self.shared else "exclusive"
+        return f"<Ticket {self.name!r} {mode} {self.state.value}>"
+
+
+class Op:
+    """One thing asked of the server about one ticket: a try, or its release."""
+
+    __slots__ = (
+        "code",
+        "deserted",
+        "done",
+        "error",
+        "result",
+        "taken",
+        "ticket",
+        "value",
+        "waiter",
+    )
+
+    def __init__(self, ticket: Ticket, code: int) -> None:
+        self.ticket = ticket
+        self.code = code
+        self.value = ticket.key.value
+        self.taken = False
+        self.deserted = False
+        self.done = False
+        self.result = False
+        self.error: BaseException | None = None
+        self.waiter: Any = None
+
+    @property
+    def releases(self) -> bool:
+        """Tell an unlock from a try."""
+        return self.code & 3 >= _sql.UNLOCK
+
+
+class _Slot:
+    """Everything this client has to do with one key."""
+
+    __slots__ = ("active", "queue")
+
+    def __init__(self, first: Ticket) -> None:
+        self.active = [first]
+        self.queue: deque[Ticket] = deque()
+
+    def admits(self, ticket: Ticket) -> bool:
+        """Whether `ticket` may be active beside those that already are."""
+        return not self.active or (ticket.shared and all(other.shared for other in self.active))
+
+
+NOBODY: Final[tuple[Ticket, ...]] = ()
+
+
+class Ledger:
+    """The client's books. See the rules at the top of the file."""
+
+    def __init__(self, max_locks: int) -> None:
+        self._slots: dict[Key, _Slot] = {}
+        self.max_locks = max_locks
+
+    def __len__(self) -> int:
+        """Count the keys that this client holds or asks for."""
+        return len(self._slots)
+
+    # -- asking ----------------------------------------------------------------------------------
+
+    def enter(self, ticket: Ticket, *, queue: bool) -> bool:
+        """Give `ticket` its turn, or, if it may not have it yet, queue it (where `queue` says so).
+
+        Raises:
+            TooManyLocks: a further key would pass `max_locks`.
+        """
+        slot = self._slots.get(ticket.key)
+        if slot is None:
+            if len(self._slots) >= self.max_locks:
+                raise _too_many(self.max_locks)
+            ticket.state = ASKING
+            self._slots[ticket.key] = _Slot(ticket)
+            return True
+        if not slot.queue and slot.admits(ticket):
+            ticket.state = ASKING
+            slot.active.append(ticket)
+            return True
+        if queue:
+            ticket.state = QUEUED
+            slot.queue.append(ticket)
+        return False
+
+    def try_op(self, ticket: Ticket) -> Op:
+        """Make the request that tries for `ticket` without waiting."""
+        ticket.in_flight = True
+        code = _sql.TRY
+        if ticket.shared:
+            sharers = self._slots[ticket.key].active
+            code = _sql.JOIN if any(t.state is HELD for t in sharers) else _sql.TRY_SHARED
+        return Op(ticket, code + _sql.PAIR if ticket.key.pair else code)
+
+    def release_op(self, ticket: Ticket) -> Op:
+        """Make the one request that releases `ticket`; a second call returns the same one."""
+        if ticket.release_op is None:
+            code = _sql.UNLOCK_SHARED if ticket.shared else _sql.UNLOCK
+            ticket.release_op = Op(ticket, code + _sql.PAIR if ticket.key.pair else code)
+        return ticket.release_op
+
+    def find_held(self, key: Key, owner: object) -> Ticket | None:
+        """Return the ticket by which `owner` holds `key`, if it does."""
+        slot = self._slots.get(key)
+        if slot is not None:
+            for ticket in slot.active:
+                if ticket.owner == owner and ticket.state is HELD:
+                    return ticket
+        return None
+
+    # -- answers ---------------------------------------------------------------------------------
+
+    def settle(self, op: Op, session: object, *, answer: bool) -> Iterable[Ticket]:
+        """Book the server's answer to `op`; return the tickets whose turn it is now.
+
+        A grant that nobody wants any more leaves its ticket HELD and `withdrawn`: the caller has
+        to release it.
+        """
+        ticket = op.ticket
+        ticket.in_flight = False
+        if op.releases:
+            return self._leave(ticket, GONE)
+        if answer:
+            ticket.session = session
+            ticket.state = HELD
+        elif ticket.withdrawn:
+            return self._leave(ticket, GONE)
+        return NOBODY
+
+    def grant(self, ticket: Ticket, session: object) -> None:
+        """Book a lock that was granted by waiting on a session of its own."""
+        ticket.session = session
+        ticket.state = HELD
+
+    def unanswered(self, op: Op) -> Iterable[Ticket]:
+        """Book that `op` will never be answered: its session is gone, and the lock with it."""
+        ticket = op.ticket
+        ticket.in_flight = False
+        if op.releases:
+            return self._leave(ticket, LOST)
+        return self._leave(ticket, GONE) if ticket.withdrawn else NOBODY
+
+    # -- leaving ---------------------------------------------------------------------------------
+
+    def withdraw(self, ticket: Ticket) -> Iterable[Ticket]:
+        """Give up asking. A ticket that is already held stays so: its caller must release it."""
+        ticket.withdrawn = True
+        if ticket.state is QUEUED:
+            slot = self._slots[ticket.key]
+            slot.queue.remove(ticket)
+            ticket.state = GONE
+            return self._promote(ticket.key, slot)
+        if ticket.state is ASKING and not ticket.in_flight:
+            return self._leave(ticket, GONE)
+        return NOBODY
+
+    def forget(self, session: object) -> tuple[list[Ticket], list[Ticket]]:
+        """Book the end of `session`: return the tickets lost with it, and those to wake."""
+        lost = [
+            ticket
+            for slot in self._slots.values()
+            for ticket in slot.active
+            if ticket.session is session and ticket.state in (HELD, RELEASING)
+        ]
+        woken: list[Ticket] = []
+        for ticket in lost:
+            woken.extend(self._leave(ticket, LOST))
+        return lost, woken
+
+    def held_by(self, session: object) -> list[Ticket]:
+        """List the tickets that `session` holds."""
+        return [
+            ticket
+            for slot in self._slots.values()
+            for ticket in slot.active
+            if ticket.session is session and ticket.state in (HELD, RELEASING)
+        ]
+
+    def tickets(self) -> list[Ticket]:
+        """List every ticket that has not left yet."""
+        return [t for slot in self._slots.values() for t in (*slot.active, *slot.queue)]
+
+    def _leave(self, ticket: Ticket, state: State) -> Iterable[Ticket]:
+        if ticket.state is GONE or ticket.state is LOST:
+            return NOBODY
+        ticket.state = state
+        slot = self._slots[ticket.key]
+        slot.active.remove(ticket)
+        return self._promote(ticket.key, slot)
+
+    def _promote(self, key: Key, slot: _Slot) -> Iterable[Ticket]:
+        if not slot.queue:
+            if not slot.active:
+                del self._slots[key]
+            return NOBODY
+        woken = []
+        while slot.queue and slot.admits(slot.queue[0]):
+            ticket = slot.queue.popleft()
+            ticket.state = ASKING
+            slot.active.append(ticket)
+            woken.append(ticket)
+        return woken
+
+
+def _too_many(limit: int) -> TooManyLocks:
+    return TooManyLocks(
+        f"this client already holds or asks for {limit} locks, its max_locks. "
+        f"Pass Locks(max_locks=…) for more; every session of the server shares its lock table, "
+        f"about max_locks_per_transaction × max_connections entries, so raise "
+        f"max_locks_per_transaction there first",
+        limit=limit,
+    )

@@ -1,0 +1,316 @@
+"""Decisions as generators: yield what has to be done, receive its answer, return a verdict.
+
+The rules of this file:
+
+1. A plan does no I/O, reads no clock, imports no driver and calls no user code. The two shells
+   (`drive` in `_session.py` and `_asession.py`) do what it yields, and nothing else.
+2. There are two kinds. A *session plan* yields `Script`s to one session and gets their rows.
+   A *client plan* yields the steps of a contended acquire to the client.
+3. A plan never cleans up in `finally`: after anything unexpected its session is discarded, and
+   the server frees what it held (DESIGN section 4.4).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Generator
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from advlock import _label, _sql
+from advlock._holder import Holder
+from advlock._ledger import QUEUED, Op, Ticket
+from advlock.errors import DatabaseUnavailable, LockError, TooManyLocks, UnsafeServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from advlock._key import Key
+
+R = TypeVar("R")
+
+_TRUE = ("t", "True")  # as libpq has it, and as str() of what psycopg made of it
+_OUT_OF_MEMORY = "53200"  # what a full lock table is reported as
+_NO_PLPGSQL = ("42704", "42501")  # the language is not there, or not for us
+
+
+class Refused(Exception):  # noqa: N818 - an answer, not a failure: plans catch it and decide
+    """The server answered a statement with an error."""
+
+    def __init__(self, sqlstate: str, message: str) -> None:
+        super().__init__(sqlstate, message)
+        self.sqlstate = sqlstate
+        self.message = message
+
+
+class Step(NamedTuple):
+    """One statement of a script; `sync` ends its transaction, and its error's reach."""
+
+    sql: str
+    params: tuple[str | None, ...] = ()
+    sync: bool = False
+
+
+class Script(NamedTuple):
+    """Statements sent together, in one round trip."""
+
+    steps: tuple[Step, ...]
+    prepare: bool = False
+
+
+Rows = list[list[tuple[str | None, ...]]]
+SessionPlan = Generator[Script, Rows, R]
+
+
+# -- session plans ---------------------------------------------------------------------------------
+
+
+def set_up(startup_pid: int) -> SessionPlan[None]:
+    """Make a new session ours: immune to a DBA's defaults, and safe to lock on.
+
+    Afterwards the session's settings are `_sql.SETTINGS`, its hot statements are prepared, and
+    the server is the primary and talks to us directly.
+
+    Raises:
+        UnsafeServer: a pooler stands in between, or the server is a read replica.
+    """
+    names = _array(list(_sql.SETTINGS))
+    values = _array(list(_sql.SETTINGS.values()))
+    try:
+        answer = yield Script((Step(_sql.SET_UP, (names, values)),), prepare=True)
+    except Refused as refusal:
+        raise UnsafeServer(
+            f"the server refused advlock's set-up ({refusal.sqlstate}: {refusal.message}). "
+            f"It may speak PostgreSQL's protocol without being PostgreSQL 14 or newer; "
+            f"point advlock at a PostgreSQL server",
+            reason="refused",
+        ) from refusal
+    backend_pid, in_recovery, _ = answer[0][0]
+    if int(backend_pid or 0) != startup_pid:
+        raise UnsafeServer(
+            "a connection pooler (such as PgBouncer) stands between advlock and the server: the "
+            "session it connected to is not the one that answers, so a lock could be granted to "
+            "somebody else's session. Give advlock the server's own address, e.g. "
+            "ADVLOCK_DSN=postgresql://user@database-host:5432/name",
+            reason="pooler",
+        )
+    if in_recovery == "t":
+        raise UnsafeServer(
+            "this server is a read replica: it grants advisory locks of its own, whatever the "
+            "primary has granted. Connect to the primary, e.g. with several hosts and "
+            "?target_session_attrs=read-write in the DSN",
+            reason="replica",
+        )
+
+
+def wait_for(ticket: Ticket, seconds: float | None) -> SessionPlan[bool]:
+    """Wait on the server for `ticket`'s lock, at most `seconds`; tell whether it was granted.
+
+    Raises:
+        Refused: 42704 where plpgsql is missing; then nothing was asked, and the caller may poll.
+    """
+    code = int(ticket.shared) + (_sql.PAIR if ticket.key.pair else 0)
+    patience = "" if seconds is None else f"{seconds:.6f}"
+    arguments = (str(code), str(ticket.key.value), patience)
+    answer = yield Script(
+        (
+            Step(_sql.WAIT_FOR, arguments, sync=True),
+            Step(_sql.WAIT),
+            Step(_sql.WAIT_VERDICT),
+        )
+    )
+    return answer[2][0][0] == "yes"
+
+
+def judge_failed_wait(refusal: Refused) -> Waited:
+    """Tell what a refusal of `wait_for` means for the next try. Its session is of no use any more.
+
+    Raises:
+        TooManyLocks: the server's lock table is full.
+    """
+    if refusal.sqlstate in _NO_PLPGSQL:
+        return Waited.IMPOSSIBLE
+    if refusal.sqlstate == _OUT_OF_MEMORY:
+        raise server_error(refusal)
+    return Waited.BROKEN
+
+
+def holders(key: Key) -> SessionPlan[list[Holder]]:
+    """Ask who holds `key` and who waits for it: holders first, then the queue."""
+    answer = yield Script((Step(_sql.HOLDERS, (str(key.value), "2" if key.pair else "1")),))
+    return [holder(*row) for row in answer[0]]
+
+
+def ask_one(key: Key, *, shared: bool, release: bool) -> SessionPlan[bool]:
+    """Try for one lock, or release it, on a session that nobody shares."""
+    code = (_sql.UNLOCK if release else _sql.TRY) + int(shared) + (_sql.PAIR if key.pair else 0)
+    answer = yield Script((Step(_sql.BATCH, (f"{{{code}}}", f"{{{key.value}}}")),))
+    return answer[0][0][0] == "t"
+
+
+def token() -> SessionPlan[int]:
+    """Draw a fencing token: greater than every token drawn before, also across a crash."""
+    answer = yield Script((Step(_sql.DRAW_TOKEN),))
+    timeline, xid, _ = answer[0][0]
+    return (int(timeline or 0) << 48) | int(xid or 0)
+
+
+def set_application_name(name: str) -> SessionPlan[None]:
+    """Put down who we are, where every role can read it."""
+    yield Script((Step(_sql.SET_APPLICATION_NAME, (name,)),))
+
+
+def unlock_all() -> SessionPlan[None]:
+    """Release everything at once; afterwards it is free for everybody."""
+    yield Script((Step(_sql.UNLOCK_ALL),))
+
+
+def recover(ops: Sequence[Op], refusal: Refused) -> SessionPlan[list[bool | Exception]]:
+    """Find out what a combined request did before it failed: one verdict for each op.
+
+    A failed statement keeps the locks that it took before the error, and takes none back that it
+    released (tests/postgres/test_lock_table.py), so the truth is in pg_locks. Shares may be
+    stacked, which pg_locks does not show: then nobody can know, and the refusal goes on.
+    """
+    if any(op.ticket.shared for op in ops):
+        raise refusal
+    answer = yield Script((Step(_sql.OWN_LOCKS),))
+    held = {(int(key or 0), subid == "2") for key, subid in answer[0]}
+    error = server_error(refusal)
+    verdicts: list[bool | Exception] = []
+    for op in ops:
+        is_held = (op.ticket.key.value, op.ticket.key.pair) in held
+        if op.releases:
+            verdicts.append(_retry(refusal) if is_held else True)
+        else:
+            verdicts.append(True if is_held else error)
+    return verdicts
+
+
+class Unanswered(Exception):  # noqa: N818 - an answer, not a failure
+    """A release was not carried out, but its session lives: ask again."""
+
+
+def _retry(refusal: Refused) -> Unanswered:
+    return Unanswered(refusal.message)
+
+
+def server_error(refusal: Refused) -> LockError:
+    """Say what a refusal to lock means."""
+    if refusal.sqlstate == _OUT_OF_MEMORY:
+        return TooManyLocks(
+            f"the server's lock table is full ({refusal.message}). Raise "
+            "max_locks_per_transaction there (it is shared by all sessions), or see in pg_locks "
+            "whose locks fill it",
+            sqlstate=refusal.sqlstate,
+        )
+    return DatabaseUnavailable(
+        f"the server refused to try the lock ({refusal.sqlstate}: {refusal.message}); try again",
+        sqlstate=refusal.sqlstate,
+    )
+
+
+def _array(values: Sequence[str]) -> str:
+    quoted = (value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
+    return "{" + ",".join(f'"{value}"' for value in quoted) + "}"
+
+
+def holder(*row: str | None) -> Holder:
+    """Read one row of `HOLDERS`."""
+    pid, granted, shared, application, user, client, waiting_since = row
+    waiting = granted not in _TRUE
+    label = _label.parse(application or "")
+    since = label.since if label and not waiting else None
+    if waiting and waiting_since:
+        since = _label.moment(float(waiting_since))
+    return Holder(
+        pid=int(pid or 0),
+        waiting=waiting,
+        shared=shared in _TRUE,
+        application=application or "",
+        user=user or "",
+        client=client,
+        host=label.host if label else None,
+        process=label.pid if label else None,
+        since=since,
+    )
+
+
+# -- client plans ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Wait until it is our turn among our own threads or tasks. Answer: False, time ran out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """Try once, on the shared session. Answer: granted or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Wait on the server, on a session of our own, if the budget has one. Answer: a `Waited`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Nap:
+    """Let `seconds` pass. Answer: False, time ran out."""
+
+    seconds: float
+
+
+class Waited(Enum):
+    """How waiting on the server ended."""
+
+    GRANTED = "granted"
+    TIME_IS_UP = "time is up"
+    BROKEN = "the session broke"
+    NO_SESSION = "the budget of sessions is used up"
+    IMPOSSIBLE = "this server cannot wait for us"
+
+
+ClientStep = Turn | Try | Wait | Nap
+ClientPlan = Generator[ClientStep, Any, R]
+
+_FIRST_PAUSE = 0.005
+_LONGEST_PAUSE = 0.25
+
+
+def contend(ticket: Ticket) -> ClientPlan[bool]:
+    """Acquire `ticket`'s lock, which was not free at once; tell whether it is held now.
+
+    Waits on the server where that is possible, in the server's own FIFO queue. Beyond the budget
+    of sessions, without plpgsql, or while the server is away, it polls on the shared session.
+    Afterwards the ticket is held, or the server does not hold it for us.
+    """
+    if ticket.state is QUEUED:
+        if not (yield Turn()):
+            return False
+        if (yield Try()):
+            return True
+    naps = pauses()
+    waited = yield Wait()
+    while waited not in (Waited.GRANTED, Waited.TIME_IS_UP):
+        if not (yield Nap(next(naps))):
+            return False
+        try:
+            if (yield Try()):
+                return True
+        except DatabaseUnavailable:
+            # The server was there when we started to wait: it restarts, and we carry on waiting
+            # within our own deadline.
+            continue
+        if waited is not Waited.IMPOSSIBLE:
+            waited = yield Wait()
+    return waited is Waited.GRANTED
+
+
+def pauses() -> Iterator[float]:
+    """Yield the pauses between two polls: doubling, jittered, so that pollers do not march."""
+    pause = _FIRST_PAUSE
+    while True:
+        yield pause * random.uniform(0.5, 1.5)  # noqa: S311 - jitter, not cryptography
+        pause = min(pause * 2, _LONGEST_PAUSE)

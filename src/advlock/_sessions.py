@@ -1,0 +1,198 @@
+"""The sessions of the sync client: one that is shared, and a few that wait for one lock each."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from advlock import _plan
+from advlock._backoff import Backoff
+from advlock._connecting import Connecting
+from advlock._plan import Refused
+from advlock._session import Expired, Session, SessionLost
+from advlock.errors import DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from advlock._client import Client
+    from advlock._ledger import Op
+
+
+class Sessions:
+    """Opens, lends and closes a client's sessions, within its budget."""
+
+    def __init__(
+        self,
+        client: Client,
+        settle: Callable[[Op, Session, bool | Exception], Any],
+        when_lost: Callable[[Session, list[Op]], Any],
+    ) -> None:
+        self.shared: Session | None = None
+        self._client = client
+        self._settle = settle
+        self._when_lost = when_lost
+        self._mutex = threading.Lock()
+        self._connecting: Connecting | None = None
+        self._backoff = Backoff()
+        self._dedicated: set[Session | Connecting] = set()
+        self._spares: list[Session] = []
+        self._contenders = 0
+
+    @property
+    def open(self) -> bool:
+        """Whether any session is."""
+        return self.shared is not None or bool(self._dedicated)
+
+    # -- the shared session ----------------------------------------------------------------------
+
+    def connect(self, deadline: float | None) -> Session:
+        """Return the shared session; everybody who needs it waits for one attempt.
+
+        Raises:
+            Expired: `deadline` passed first.
+            DatabaseUnavailable, UnsafeServer: the attempt failed.
+        """
+        while self.shared is None:
+            with self._mutex:
+                self._client._check_open()
+                pause = self._backoff.pause(time.monotonic())
+                if self._connecting is None and not pause and self.shared is None:
+                    self._connecting = self._start(self._connected)
+                attempt = self._connecting
+            if attempt is not None:
+                attempt.wait(deadline)
+                if attempt.error is not None:
+                    raise copy.copy(attempt.error)
+            elif pause:
+                _sleep(pause, deadline)
+        return self.shared
+
+    def _start(self, done: Callable[[Connecting], Any]) -> Connecting:
+        return Connecting(self._client._conninfo(), self._client._dsn, done)
+
+    def _connected(self, attempt: Connecting) -> None:
+        with self._mutex:
+            if self._connecting is not attempt:
+                wanted = False
+            else:
+                self._connecting = None
+                wanted = not self._client._closed
+                self._backoff.note(time.monotonic(), failed=attempt.error is not None)
+                if wanted and attempt.wire is not None:
+                    self.shared = self._adopt(attempt)
+        if not wanted and attempt.wire is not None:
+            attempt.wire.close()
+
+    def _adopt(self, attempt: Connecting) -> Session:
+        assert attempt.wire is not None
+        encoding = attempt.wire.parameter("server_encoding")
+        self._client._learn_encoding(encoding)
+        session = Session(attempt.wire, self._settle)
+        session.when_lost(self._lost)
+        return session
+
+    # -- sessions that wait ----------------------------------------------------------------------
+
+    def lease(self, deadline: float | None) -> Session | None:
+        """Lend a session to wait on; None where the budget, or the server, has none left.
+
+        Raises:
+            Expired: `deadline` passed first.
+            UnsafeServer: the server is not what it was.
+        """
+        with self._mutex:
+            if self._spares:
+                return self._spares.pop()
+            if len(self._dedicated) + 1 >= self._client.max_connections:
+                return None
+            attempt = self._start(self._leased)
+            self._dedicated.add(attempt)
+        try:
+            attempt.wait(deadline)
+        except BaseException:
+            self._unlease(attempt)
+            raise
+        if attempt.error is None or isinstance(attempt.error, DatabaseUnavailable):
+            return attempt.session
+        raise copy.copy(attempt.error)
+
+    def _leased(self, attempt: Connecting) -> None:
+        with self._mutex:
+            wanted = attempt in self._dedicated and not self._client._closed
+            self._dedicated.discard(attempt)
+            if wanted and attempt.wire is not None:
+                attempt.session = self._adopt(attempt)
+                self._dedicated.add(attempt.session)
+        if not wanted and attempt.wire is not None:
+            attempt.wire.close()
+
+    def _unlease(self, attempt: Connecting) -> None:
+        with self._mutex:
+            self._dedicated.discard(attempt)
+        if attempt.session is not None:
+            attempt.session.close("its caller stopped waiting")
+
+    def retire(self, session: Session) -> None:
+        """Take a session back: kept while somebody here may wait on it, else closed."""
+        if session is self.shared:
+            return
+        with self._mutex:
+            keep = self._contenders > 0 and session.lost is None
+            if keep:
+                self._spares.append(session)
+        if not keep:
+            session.close("nobody waits any more")
+
+    def enlist(self) -> None:
+        """Count one more caller that contends for a lock."""
+        with self._mutex:
+            self._contenders += 1
+
+    def dismiss(self) -> None:
+        """Count one less; with the last one the spare sessions go."""
+        with self._mutex:
+            self._contenders -= 1
+            unneeded = [] if self._contenders else self._spares
+            if unneeded:
+                self._spares = []
+        for session in unneeded:
+            session.close("nobody waits any more")
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def _lost(self, session: Session, unanswered: list[Op]) -> None:
+        with self._mutex:
+            if self.shared is session:
+                self.shared = None
+            self._dedicated.discard(session)
+            if session in self._spares:
+                self._spares.remove(session)
+        self._when_lost(session, unanswered)
+
+    def close(self, holds: Callable[[Session], bool]) -> None:
+        """Close every session; those that `holds` names release their locks for certain first."""
+        with self._mutex:
+            sessions = [s for s in (self.shared, *self._dedicated) if isinstance(s, Session)]
+        for session in sessions:
+            if holds(session):
+                with contextlib.suppress(SessionLost, Expired, Refused):
+                    session.fetch(_plan.unlock_all(), time.monotonic() + 1.0)
+            session.close("the client was closed")
+
+    def disown(self) -> None:
+        """In a forked child: let go of the parent's sessions without a word to the server."""
+        for session in (self.shared, *self._dedicated):
+            if isinstance(session, Session):
+                session.disown()
+
+
+def _sleep(seconds: float, deadline: float | None) -> None:
+    left = None if deadline is None else deadline - time.monotonic()
+    if left is not None and left < seconds:
+        time.sleep(max(0.0, left))
+        raise Expired
+    time.sleep(seconds)

@@ -1,0 +1,205 @@
+"""Every SQL text that advlock sends, in one place, each with its reason.
+
+A DBA can review this file alone. Nothing is ever concatenated into these texts: values travel as
+parameters, and into `WAIT`, which can take none, as settings of our own session.
+Names are schema-qualified, so that a function of the same name in the user's schemas is never
+called; `SET_UP` also pins our session's `search_path` to `pg_catalog`.
+"""
+
+from __future__ import annotations
+
+from typing import Final, LiteralString
+
+# What a combined request can ask of one key. The codes below are 0-3 for bigint keys and 4-7 for
+# pairs of int4, which are another key space; `JOIN` is `TRY_SHARED` of somebody who already shares.
+TRY: Final = 0
+TRY_SHARED: Final = 1
+UNLOCK: Final = 2
+UNLOCK_SHARED: Final = 3
+PAIR: Final = 4
+JOIN: Final = 8
+
+# One key, the common case: a plain statement is a fifth cheaper than a batch of one.
+TRY_ONE: Final[LiteralString] = "SELECT pg_catalog.pg_try_advisory_lock($1)"
+UNLOCK_ONE: Final[LiteralString] = "SELECT pg_catalog.pg_advisory_unlock($1)"
+
+# Many keys, one round trip. `unnest` yields its rows in array order and the target list is
+# evaluated once a row, in that order (tests/postgres/test_batches.py). A lock function never
+# stands in a WHERE clause over rows: the planner decides how often that runs (DESIGN fact 11).
+# The server lets a session that shares a lock share it again in spite of a writer who waits; JOIN
+# does not, or readers of one client could starve a writer elsewhere for ever.
+BATCH: Final[LiteralString] = """
+SELECT CASE ask.op
+    WHEN 0 THEN pg_catalog.pg_try_advisory_lock(ask.key)
+    WHEN 1 THEN pg_catalog.pg_try_advisory_lock_shared(ask.key)
+    WHEN 2 THEN pg_catalog.pg_advisory_unlock(ask.key)
+    WHEN 3 THEN pg_catalog.pg_advisory_unlock_shared(ask.key)
+    WHEN 4 THEN pg_catalog.pg_try_advisory_lock((ask.key >> 32)::int4, (ask.key << 32 >> 32)::int4)
+    WHEN 5 THEN pg_catalog.pg_try_advisory_lock_shared(
+                    (ask.key >> 32)::int4, (ask.key << 32 >> 32)::int4)
+    WHEN 6 THEN pg_catalog.pg_advisory_unlock((ask.key >> 32)::int4, (ask.key << 32 >> 32)::int4)
+    WHEN 7 THEN pg_catalog.pg_advisory_unlock_shared(
+                    (ask.key >> 32)::int4, (ask.key << 32 >> 32)::int4)
+    ELSE CASE
+        WHEN EXISTS (
+            SELECT FROM pg_catalog.pg_locks AS held
+            WHERE held.locktype = 'advisory' AND NOT held.granted
+              AND held.database = (SELECT oid FROM pg_catalog.pg_database
+                                   WHERE datname = pg_catalog.current_database())
+              AND held.classid = ((ask.key >> 32) & 4294967295)::oid
+              AND held.objid = (ask.key & 4294967295)::oid
+              AND held.objsubid = CASE WHEN ask.op & 4 = 4 THEN 2 ELSE 1 END)
+        THEN false
+        WHEN ask.op & 4 = 4 THEN pg_catalog.pg_try_advisory_lock_shared(
+                                     (ask.key >> 32)::int4, (ask.key << 32 >> 32)::int4)
+        ELSE pg_catalog.pg_try_advisory_lock_shared(ask.key)
+    END
+END
+FROM unnest($1::int2[], $2::int8[]) AS ask(op, key)
+"""
+
+# Which of our own session's locks does the server know? Asked after a statement failed half-way:
+# what it had taken before the error stays taken (tests/postgres/test_lock_table.py).
+OWN_LOCKS: Final[LiteralString] = """
+SELECT (classid::int8 << 32) | objid::int8, objsubid
+FROM pg_catalog.pg_locks
+WHERE locktype = 'advisory' AND granted AND pid = pg_catalog.pg_backend_pid()
+"""
+
+# Connect: apply our settings, and read what the safety checks need, in one round trip. Settings
+# come from pg_settings, so that one which an older server lacks is skipped instead of an error.
+SET_UP: Final[LiteralString] = """
+SELECT pg_catalog.pg_backend_pid(),
+       pg_catalog.pg_is_in_recovery(),
+       (SELECT pg_catalog.count(pg_catalog.set_config(known.name, ours.value, false))
+        FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[]))
+             AS ours(name, value)
+        JOIN pg_catalog.pg_settings AS known
+          ON known.name OPERATOR(pg_catalog.=) ours.name)
+"""
+
+# A DBA's defaults must not end our session or hold back VACUUM (DESIGN facts 5, 6 and 8), and a
+# server must notice a client that is gone, also while it waits (facts 2 and 5).
+SETTINGS: Final[dict[str, str]] = {
+    "search_path": "pg_catalog",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "transaction_timeout": "0",
+    "idle_session_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    "default_transaction_deferrable": "off",
+    "synchronous_commit": "on",
+    "client_min_messages": "error",
+    "client_connection_check_interval": "500ms",
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "10000",
+}
+
+# Wait on the server, in slices, without ever failing a statement (DESIGN fact 4): a snapshot lives
+# for one slice, so VACUUM and CREATE INDEX CONCURRENTLY go on, and nothing reaches the server's
+# log. A timeout that the handler catches may still have been granted (fact 1): ask pg_locks there.
+# DO takes no parameters, hence the settings; `advlock.op` is one of the codes above. COMMIT is
+# allowed because DO is the first statement of its pipeline (tests/postgres/test_waiting.py).
+WAIT_FOR: Final[LiteralString] = """
+SELECT pg_catalog.set_config('advlock.op', $1, false),
+       pg_catalog.set_config('advlock.key', $2, false),
+       pg_catalog.set_config('advlock.wait', $3, false),
+       pg_catalog.set_config('advlock.granted', '', false)
+"""
+WAIT: Final[LiteralString] = """
+DO LANGUAGE plpgsql $advlock$
+DECLARE
+    op int := current_setting('advlock.op');
+    key bigint := current_setting('advlock.key');
+    patience numeric := nullif(current_setting('advlock.wait'), '');
+    until timestamptz := clock_timestamp() + patience * interval '1 second';
+    slice int := 500;
+BEGIN
+    LOOP
+        IF until IS NOT NULL THEN
+            slice := least(500, extract(epoch FROM until - clock_timestamp()) * 1000);
+            EXIT WHEN slice < 1;
+        END IF;
+        BEGIN
+            PERFORM set_config('lock_timeout', slice::text, true);
+            CASE op
+                WHEN 0 THEN PERFORM pg_advisory_lock(key);
+                WHEN 1 THEN PERFORM pg_advisory_lock_shared(key);
+                WHEN 4 THEN PERFORM pg_advisory_lock((key >> 32)::int, (key << 32 >> 32)::int);
+                WHEN 5 THEN
+                    PERFORM pg_advisory_lock_shared((key >> 32)::int, (key << 32 >> 32)::int);
+            END CASE;
+            PERFORM set_config('advlock.granted', 'yes', false);
+            EXIT;
+        EXCEPTION WHEN lock_not_available THEN
+            IF EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND granted
+                       AND pid = pg_backend_pid()
+                       AND classid = ((key >> 32) & 4294967295)::oid
+                       AND objid = (key & 4294967295)::oid
+                       AND objsubid = CASE WHEN op < 4 THEN 1 ELSE 2 END) THEN
+                PERFORM set_config('advlock.granted', 'yes', false);
+                EXIT;
+            END IF;
+        END;
+        COMMIT;
+    END LOOP;
+END
+$advlock$
+"""
+WAIT_VERDICT: Final[LiteralString] = "SELECT pg_catalog.current_setting('advlock.granted')"
+
+# Who holds a key, and who waits for it. `waitstart` came with PostgreSQL 14; through jsonb its
+# absence is a NULL. A role that may not see a session's address sees NULL there (DESIGN fact 12).
+HOLDERS: Final[LiteralString] = """
+SELECT held.pid, held.granted, held.mode = 'ShareLock', activity.application_name,
+       activity.usename, activity.client_addr::text,
+       extract(epoch FROM (pg_catalog.to_jsonb(held) ->> 'waitstart')::timestamptz)
+FROM pg_catalog.pg_locks AS held
+LEFT JOIN pg_catalog.pg_stat_activity AS activity USING (pid)
+WHERE held.locktype = 'advisory'
+  AND held.database = (SELECT oid FROM pg_catalog.pg_database
+                       WHERE datname = pg_catalog.current_database())
+  AND held.classid = (($1::int8 >> 32) & 4294967295)::oid
+  AND held.objid = ($1::int8 & 4294967295)::oid
+  AND held.objsubid = $2::int2
+ORDER BY held.granted DESC, 7, held.pid
+"""
+
+# A fencing token without a schema: the transaction id, with its WAL forced to disk in the same
+# statement, so that a crash cannot hand it out again; the timeline, read from the WAL's own file
+# name, orders a promoted server after the one it replaced (DESIGN facts 9 and 16).
+DRAW_TOKEN: Final[LiteralString] = """
+SELECT ('x' || substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8))::bit(32)
+           ::int8,
+       pg_catalog.pg_current_xact_id()::text::int8,
+       pg_catalog.pg_logical_emit_message(true, 'advlock', '')
+"""
+
+SET_APPLICATION_NAME: Final[LiteralString] = (
+    "SELECT pg_catalog.set_config('application_name', $1, false)"
+)
+UNLOCK_ALL: Final[LiteralString] = "SELECT pg_catalog.pg_advisory_unlock_all()"
+
+# Transaction-level locks on the caller's own connection, by (shared, pair). Parameters are
+# psycopg's `%s`, because its client-side cursor merges them: see `_xact._cursor`.
+XACT_TRY: Final[dict[tuple[bool, bool], LiteralString]] = {
+    (False, False): "SELECT pg_catalog.pg_try_advisory_xact_lock(%s)",
+    (True, False): "SELECT pg_catalog.pg_try_advisory_xact_lock_shared(%s)",
+    (False, True): "SELECT pg_catalog.pg_try_advisory_xact_lock(%s, %s)",
+    (True, True): "SELECT pg_catalog.pg_try_advisory_xact_lock_shared(%s, %s)",
+}
+XACT_WAIT: Final[dict[tuple[bool, bool], LiteralString]] = {
+    (False, False): "SELECT pg_catalog.pg_advisory_xact_lock(%s)",
+    (True, False): "SELECT pg_catalog.pg_advisory_xact_lock_shared(%s)",
+    (False, True): "SELECT pg_catalog.pg_advisory_xact_lock(%s, %s)",
+    (True, True): "SELECT pg_catalog.pg_advisory_xact_lock_shared(%s, %s)",
+}
+LOCK_TIMEOUT: Final[LiteralString] = "SELECT pg_catalog.current_setting('lock_timeout')"
+SET_LOCK_TIMEOUT: Final[LiteralString] = "SELECT pg_catalog.set_config('lock_timeout', %s, true)"
+SAVEPOINT: Final[LiteralString] = "SAVEPOINT advlock"
+ROLLBACK_TO_SAVEPOINT: Final[LiteralString] = "ROLLBACK TO SAVEPOINT advlock"
+RELEASE_SAVEPOINT: Final[LiteralString] = "RELEASE SAVEPOINT advlock"

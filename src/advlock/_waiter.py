@@ -1,0 +1,28 @@
+"""The smallest thing a thread can wait on: a lock that its waker releases."""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import time
+from typing import Any
+
+
+def wake(waiter: Any) -> None:
+    """Wake the thread that waits on this lock; a second call does nothing."""
+    with contextlib.suppress(RuntimeError):
+        waiter.release()
+
+
+def wait(waiter: Any, deadline: float | None) -> bool:
+    """Wait until `wake` is called; False if `deadline` passed first."""
+    if deadline is None:
+        return bool(waiter.acquire())
+    return bool(waiter.acquire(timeout=max(0.0, deadline - time.monotonic())))
+
+
+def new_waiter() -> Any:
+    """Make a waiter: a lock that its waker releases."""
+    waiter = _thread.allocate_lock()
+    waiter.acquire()
+    return waiter

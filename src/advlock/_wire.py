@@ -1,0 +1,228 @@
+"""One libpq connection, spoken to without ever waiting.
+
+Both shells use it: they send, wait for the socket in their own way, and call `receive` until the
+answer is whole. psycopg makes the connection and owns the protocol; its cursors are not used,
+because they cost more than the round trip (DESIGN fact 14).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import struct
+import time
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import psycopg
+from psycopg import pq
+
+from advlock import _sql
+from advlock._plan import Refused, Script
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from advlock._ledger import Op
+
+_INT8: Final = 20
+_SMALLINT_ARRAY: Final = 1005
+_BIGINT_ARRAY: Final = 1016
+_BINARY: Final = 1
+_PREPARED: Final = (
+    (b"advlock_try", _sql.TRY_ONE.encode(), (_INT8,)),
+    (b"advlock_unlock", _sql.UNLOCK_ONE.encode(), (_INT8,)),
+    (b"advlock_batch", _sql.BATCH.encode(), (_SMALLINT_ARRAY, _BIGINT_ARRAY)),
+)
+_ALONE: Final = {_sql.TRY: b"advlock_try", _sql.UNLOCK: b"advlock_unlock"}
+_pack_int8: Final = struct.Struct(">q").pack
+_FORMAT_BINARY: Final = (_BINARY,)
+_CANCEL_LIMIT: Final = 0.5
+
+Rows = list[tuple[str | None, ...]]
+
+
+class Answer(NamedTuple):
+    """What came back: the rows of each statement, or the server's refusal."""
+
+    results: list[Any]
+
+    def rows(self) -> list[Rows]:
+        """Return the rows of every statement, as text.
+
+        Raises:
+            Refused: the server answered with an error.
+        """
+        return [_rows(result) for result in self.results]
+
+    def verdicts(self) -> list[bool]:
+        """Return the answers to a batch of ops, in order.
+
+        Raises:
+            Refused: the server answered with an error.
+        """
+        result = self.results[0]
+        if result.status != pq.ExecStatus.TUPLES_OK:
+            raise _refusal(result)
+        value = result.get_value
+        return [value(row, 0) in (b"\x01", b"t") for row in range(result.ntuples)]
+
+
+class Wire:
+    """A connection that sends and receives, and never waits."""
+
+    __slots__ = ("_connection", "_results", "_syncs", "expects", "fd", "pgconn", "unsent")
+
+    def __init__(self, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+        # psycopg's object is kept because its finalizer is the connection's owner in its eyes.
+        self._connection = connection
+        self.pgconn = connection.pgconn
+        self.pgconn.nonblocking = 1
+        self.fd = self.pgconn.socket
+        self._results: list[Any] = []
+        self._syncs = 0
+        self.expects = False
+        self.unsent = False
+
+    # -- sending ---------------------------------------------------------------------------------
+
+    def send_ops(self, ops: Sequence[Op]) -> None:
+        """Send one combined request: all of `ops`, in order, in one round trip."""
+        pgconn = self.pgconn
+        self._results = []
+        name = _ALONE.get(ops[0].code) if len(ops) == 1 else None
+        if name is not None:
+            key = (_pack_int8(ops[0].value),)
+            pgconn.send_query_prepared(name, key, _FORMAT_BINARY, _BINARY)
+        else:
+            codes = ",".join([str(op.code) for op in ops])
+            values = ",".join([str(op.value) for op in ops])
+            arrays = (f"{{{codes}}}".encode(), f"{{{values}}}".encode())
+            pgconn.send_query_prepared(b"advlock_batch", arrays)
+        self.expects = True
+        self.unsent = bool(pgconn.flush())
+
+    def send_script(self, script: Script) -> None:
+        """Send several statements at once, as one libpq pipeline: one round trip."""
+        pgconn = self.pgconn
+        self._results = []
+        pgconn.enter_pipeline_mode()
+        for step in script.steps:
+            params = [None if value is None else value.encode() for value in step.params]
+            pgconn.send_query_params(step.sql.encode(), params)
+            if step.sync:
+                self._sync()
+        if script.prepare:
+            for name, sql, types in _PREPARED:
+                pgconn.send_prepare(name, sql, types)
+        self._sync()
+        self.expects = True
+        self.unsent = bool(pgconn.flush())
+
+    def _sync(self) -> None:
+        self.pgconn.pipeline_sync()
+        self._syncs += 1
+
+    # -- receiving -------------------------------------------------------------------------------
+
+    def receive(self) -> Answer | None:
+        """Take what has arrived; return the whole answer, or None while more must come.
+
+        Raises:
+            psycopg.OperationalError: the connection is broken.
+        """
+        pgconn = self.pgconn
+        if self.unsent:
+            self.unsent = bool(pgconn.flush())
+        pgconn.consume_input()
+        while not pgconn.is_busy():
+            result = pgconn.get_result()
+            if result is None:
+                if not self._syncs:
+                    self.expects = False
+                    return Answer(self._results)
+            elif result.status == pq.ExecStatus.PIPELINE_SYNC:
+                self._syncs -= 1
+                if not self._syncs:
+                    pgconn.exit_pipeline_mode()
+                    self.expects = False
+                    return Answer(self._results)
+            else:
+                self._results.append(result)
+        return None
+
+    def hung_up(self) -> bool:
+        """Take what an idle connection has to say; tell whether that was goodbye."""
+        try:
+            self.pgconn.consume_input()
+            while not self.pgconn.is_busy():
+                if self.pgconn.get_result() is None:
+                    break
+        except psycopg.OperationalError:
+            return True
+        return self.pgconn.status != pq.ConnStatus.OK
+
+    # -- ending ----------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Say goodbye and close; the server frees the session's locks."""
+        self.pgconn.finish()
+
+    def cancel(self) -> None:
+        """Ask the server to stop what it is doing; waits at most `_CANCEL_LIMIT` seconds."""
+        with contextlib.suppress(psycopg.Error, OSError):
+            cancel = self.pgconn.cancel_conn()
+            cancel.start()
+            limit = time.monotonic() + _CANCEL_LIMIT
+            while (status := cancel.poll()) in (pq.PollingStatus.READING, pq.PollingStatus.WRITING):
+                reading = status == pq.PollingStatus.READING
+                poll = select.poll()
+                poll.register(cancel.socket, select.POLLIN if reading else select.POLLOUT)
+                if not poll.poll(max(0.0, limit - time.monotonic()) * 1000):
+                    break
+            cancel.finish()
+
+    def abandon(self) -> None:
+        """Close our end of the socket without a word to the server.
+
+        Another process that inherited the socket keeps the session, and its locks. libpq's own
+        goodbye (and TLS's) would end the session for it, so it is sent to /dev/null instead.
+        """
+        self.disown()
+        self.pgconn.finish()
+
+    def disown(self) -> None:
+        """In a forked child: let go of the parent's socket, and leave libpq's object alone."""
+        if self.pgconn.status == pq.ConnStatus.OK:
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            os.dup2(null, self.fd, inheritable=False)
+            os.close(null)
+
+    def parameter(self, name: str) -> str:
+        """Return what the server reported of one of its settings at connect."""
+        value = self.pgconn.parameter_status(name.encode())
+        return value.decode() if value else ""
+
+
+def _rows(result: Any) -> Rows:
+    if result.status == pq.ExecStatus.COMMAND_OK:
+        return []
+    if result.status != pq.ExecStatus.TUPLES_OK:
+        raise _refusal(result)
+    return [
+        tuple(_text(result.get_value(row, column)) for column in range(result.nfields))
+        for row in range(result.ntuples)
+    ]
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("utf-8", "replace")
+
+
+def _refusal(result: Any) -> Refused:
+    sqlstate = result.error_field(pq.DiagnosticField.SQLSTATE)
+    message = result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY)
+    return Refused(
+        (sqlstate or b"").decode(),
+        (message or result.error_message or b"no message").decode("utf-8", "replace").strip(),
+    )

@@ -1,0 +1,95 @@
+"""The shape of the source: one import direction, a pure middle, and a budget."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "advlock"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+# They decide and do no I/O: no driver, no socket, no loop, no thread, no clock.
+PURE = (
+    "errors",
+    "_key",
+    "_hash",
+    "_duration",
+    "_dsn",
+    "_sql",
+    "_label",
+    "_holder",
+    "_plan",
+    "_ledger",
+    "_backoff",
+)
+IMPURE = {"psycopg", "asyncpg", "socket", "select", "asyncio", "threading", "time"}
+# They stand on top: whatever lies below works without them.
+TOPS = {"advlock.cli", "advlock.embedded"}
+
+FILE_BUDGET, FUNCTION_BUDGET = 400, 40  # lines
+
+
+def module_name(path: Path) -> str:
+    """The dotted name of a source file, as an import statement would spell it."""
+    parts = ("advlock", *path.relative_to(PACKAGE).with_suffix("").parts)
+    return ".".join(parts).removesuffix(".__init__")
+
+
+def imported(path: Path) -> set[str]:
+    """Every module a file imports when it runs: what only the type checker reads is left out."""
+    tree = ast.parse(path.read_text())
+    typing_only = {
+        id(inner)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for statement in block.body
+        for inner in ast.walk(statement)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if id(node) in typing_only:
+            continue
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def reaches(names: set[str], module: str) -> set[str]:
+    """Those of the imported names that are a module, or lie inside it."""
+    return {name for name in names if name == module or name.startswith(f"{module}.")}
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_what_decides_does_no_io(name: str) -> None:
+    """Keys, SQL, plans and the ledger import nothing that could wait, connect or tell the time."""
+    path = PACKAGE / f"{name}.py"
+    names = imported(path)
+    assert not {hit for module in IMPURE for hit in reaches(names, module)}
+    ours = {name.split(".")[1] for name in names if name.startswith("advlock.")}
+    assert ours <= set(PURE), "a pure module that imports an impure one is not pure"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_nothing_below_imports_the_top(path: Path) -> None:
+    """The library works without its command line and without the embedded server."""
+    name = module_name(path)
+    if name == "advlock.__main__" or reaches({name}, "advlock.cli"):
+        return
+    allowed = reaches({name}, "advlock.embedded") and {"advlock.embedded"}
+    assert not {hit for top in TOPS - set(allowed) for hit in reaches(imported(path), top)}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+def test_every_file_keeps_the_budget(path: Path) -> None:
+    """A file over 400 lines has a second thing living in it; a function over 40, too."""
+    text = path.read_text()
+    assert text.count("\n") <= FILE_BUDGET
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, kinds)]
+    lengths = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
+    assert {name: n for name, n in lengths.items() if n > FUNCTION_BUDGET} == {}

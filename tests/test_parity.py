@@ -1,0 +1,43 @@
+"""The sync and the async client are twins: the same verbs, the same parameters."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+import advlock
+
+TWINS = [
+    (advlock.Locks, advlock.AsyncLocks),
+    (advlock.Held, advlock.AsyncHeld),
+    (advlock.Lock, advlock.AsyncLock),
+]
+
+
+def _verbs(cls: type) -> dict[str, object]:
+    return {n: getattr(cls, n) for n in dir(cls) if not n.startswith("_")}
+
+
+@pytest.mark.parametrize(("sync", "twin"), TWINS)
+def test_twins_have_the_same_verbs(sync: type, twin: type) -> None:
+    """No verb is missing in one world, and none is named otherwise."""
+    assert set(_verbs(sync)) == set(_verbs(twin))
+
+
+@pytest.mark.parametrize(("sync", "twin"), TWINS)
+def test_twins_have_the_same_parameters(sync: type, twin: type) -> None:
+    """The same names, kinds and defaults, in the same order."""
+    for name, verb in _verbs(sync).items():
+        if callable(verb):
+            ours = inspect.signature(verb).parameters
+            theirs = inspect.signature(getattr(twin, name)).parameters
+            assert str(ours) == str(theirs), name
+    assert str(inspect.signature(sync)) == str(inspect.signature(twin))
+
+
+@pytest.mark.parametrize("cls", [cls for pair in TWINS for cls in pair])
+def test_every_verb_is_documented(cls: type) -> None:
+    """A verb without a docstring does not exist."""
+    for name, verb in _verbs(cls).items():
+        assert inspect.getdoc(verb), name

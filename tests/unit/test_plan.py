@@ -1,0 +1,242 @@
+"""The plans, driven by hand: every answer that a server or a clock can give."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from unit.model import ModelServer
+
+from advlock import _plan, _sql
+from advlock._key import Key
+from advlock._ledger import ASKING, HELD, QUEUED, RELEASING, Op, Ticket
+from advlock._plan import Nap, Refused, Try, Turn, Unanswered, Wait, Waited
+from advlock.errors import DatabaseUnavailable, TooManyLocks, UnsafeServer
+
+OUT_OF_MEMORY = Refused("53200", "out of shared memory")
+
+
+def ticket(name: str = "nightly", *, shared: bool = False) -> Ticket:
+    """Make a ticket whose turn it is."""
+    made = Ticket(Key.of(name), name, shared=shared, owner=None)
+    made.state = ASKING
+    return made
+
+
+def drive(plan: Any, *answers: Any) -> tuple[list[Any], Any]:
+    """Run `plan` with `answers`; return what it asked and its verdict (None while it asks on)."""
+    asked = []
+    try:
+        step = next(plan)
+        for answer in answers:
+            asked.append(step)
+            raises = isinstance(answer, Exception)
+            step = plan.throw(answer) if raises else plan.send(answer)
+        asked.append(step)
+    except StopIteration as stop:
+        return asked, stop.value
+    return asked, None
+
+
+# -- a contended acquire ---------------------------------------------------------------------------
+
+
+def test_a_queued_ticket_waits_for_its_turn_and_then_tries_before_it_waits() -> None:
+    """The turn comes first; a lock that is free by then costs no session."""
+    waiting = ticket()
+    waiting.state = QUEUED
+
+    asked, verdict = drive(_plan.contend(waiting), True, True)
+
+    assert [Turn(), Try()] == asked
+    assert verdict is True
+
+
+def test_the_queue_s_patience_is_the_caller_s() -> None:
+    """When time runs out in our own queue, the server is not asked at all."""
+    waiting = ticket()
+    waiting.state = QUEUED
+
+    assert ([Turn()], False) == drive(_plan.contend(waiting), False)
+
+
+@pytest.mark.parametrize(
+    ("waited", "verdict"), [(Waited.GRANTED, True), (Waited.TIME_IS_UP, False)]
+)
+def test_the_server_s_verdict_is_final(waited: Waited, verdict: bool) -> None:
+    """Granted is held, and time is up is not."""
+    assert ([Wait()], verdict) == drive(_plan.contend(ticket()), waited)
+
+
+def test_beyond_the_budget_it_polls_and_asks_for_a_session_again() -> None:
+    """No session left: nap, try, and look whether one has become free."""
+    answers = (Waited.NO_SESSION, True, False, Waited.NO_SESSION, True, True)
+
+    asked, verdict = drive(_plan.contend(ticket()), *answers)
+
+    kinds = [type(step) for step in asked]
+    assert [Wait, Nap, Try, Wait, Nap, Try] == kinds
+    assert verdict is True
+
+
+def test_without_plpgsql_it_only_polls() -> None:
+    """A server that cannot wait for us is not asked to again."""
+    asked, _ = drive(_plan.contend(ticket()), Waited.IMPOSSIBLE, True, False, True, False, True)
+
+    assert [Wait, Nap, Try, Nap, Try, Nap] == [type(step) for step in asked[:6]]
+
+
+def test_a_waiter_whose_server_restarts_carries_on_within_its_deadline() -> None:
+    """A broken session, then no connection for a while: it naps and tries again, then waits."""
+    away = DatabaseUnavailable("starting up")
+    answers = (Waited.BROKEN, True, away, True, away, True, False, Waited.GRANTED)
+
+    asked, verdict = drive(_plan.contend(ticket()), *answers)
+
+    assert [Wait, Nap, Try, Nap, Try, Nap, Try, Wait] == [type(step) for step in asked]
+    assert verdict is True
+
+
+def test_a_nap_that_uses_up_the_time_ends_it() -> None:
+    """False from a nap is the end of the caller's patience."""
+    assert drive(_plan.contend(ticket()), Waited.NO_SESSION, False)[1] is False
+
+
+def test_pauses_double_up_to_a_limit_and_differ() -> None:
+    """Pollers neither hammer the server nor march in step."""
+    pauses = _plan.pauses()
+    many = [next(pauses) for _ in range(200)]
+
+    assert max(many) <= 0.375
+    assert many[0] < 0.01
+    assert all(one != other for one, other in pairwise(many))
+
+
+# -- set-up ----------------------------------------------------------------------------------------
+
+
+def test_set_up_accepts_a_primary_that_answers_itself() -> None:
+    """The backend that answers is the one we connected to, and it is no replica."""
+    asked, _ = drive(_plan.set_up(42), [[("42", "f", "14")]])
+
+    assert asked[0].prepare
+    assert asked[0].steps[0].sql == _sql.SET_UP
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ([[("43", "f", "14")]], "pooler"),
+        ([[("42", "t", "14")]], "replica"),
+        (Refused("42883", "function pg_backend_pid() does not exist"), "refused"),
+    ],
+)
+def test_set_up_refuses_where_exclusion_cannot_hold(answer: Any, reason: str) -> None:
+    """A pooler, a replica, and what only looks like PostgreSQL: each with the next step."""
+    with pytest.raises(UnsafeServer) as caught:
+        drive(_plan.set_up(42), answer)
+
+    assert reason == caught.value.reason
+
+
+# -- waiting on the server -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("shared", "code"), [(False, "0"), (True, "1")])
+@pytest.mark.parametrize("pair", [False, True])
+def test_waiting_names_the_lock_by_its_code_and_key(shared: bool, code: str, pair: bool) -> None:
+    """The settings that the DO block reads are those of the ticket, pairs in their own space."""
+    key = Key.of((1, 2)) if pair else Key.of("nightly")
+    asked, verdict = drive(
+        _plan.wait_for(Ticket(key, "x", shared=shared, owner=None), 1.5), [[], [], [("yes",)]]
+    )
+
+    expected = str(int(code) + (4 if pair else 0))
+    assert (expected, str(key.value), "1.500000") == asked[0].steps[0].params
+    assert asked[0].steps[0].sync, "its own sync: DO must be the first of its pipeline"
+    assert verdict is True
+
+
+def test_no_verdict_means_not_granted() -> None:
+    """An empty setting is the server's way of saying that time ran out."""
+    assert drive(_plan.wait_for(ticket(), None), [[], [], [("",)]])[1] is False
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "verdict"),
+    [("42704", Waited.IMPOSSIBLE), ("42501", Waited.IMPOSSIBLE), ("57014", Waited.BROKEN)],
+)
+def test_a_failed_wait_is_judged_by_its_sqlstate(sqlstate: str, verdict: Waited) -> None:
+    """Without plpgsql nothing was asked; after a cancel the lock may be held: away with it."""
+    assert verdict is _plan.judge_failed_wait(Refused(sqlstate, "…"))
+
+
+def test_a_full_lock_table_is_reported_as_what_it_is() -> None:
+    """53200 is not "busy"."""
+    with pytest.raises(TooManyLocks, match="max_locks_per_transaction"):
+        _plan.judge_failed_wait(OUT_OF_MEMORY)
+
+
+# -- after a combined request failed half-way ------------------------------------------------------
+
+NAMES = st.lists(st.sampled_from("abcdef"), unique=True, min_size=1)
+
+
+@given(names=NAMES, held=st.sets(st.sampled_from("abcdef")), fails_at=st.integers(0, 6))
+def test_recovery_tells_for_each_op_what_the_server_did(
+    names: list[str], held: set[str], fails_at: int
+) -> None:
+    """Whatever had been done before the error: no verdict contradicts the server's own books."""
+    server, session = ModelServer(), "ours"
+    ops = []
+    for name in names:
+        one = ticket(name)
+        if name in held:
+            one.state = RELEASING
+            server.try_lock(session, one.key, shared=False)
+            ops.append(Op(one, _sql.UNLOCK))
+        else:
+            ops.append(Op(one, _sql.TRY))
+    for op in ops[:fails_at]:
+        server.perform(session, op)
+    own = [(str(op.ticket.key.value), "1") for op in ops if server.count(session, op.ticket.key)]
+
+    _, verdicts = drive(_plan.recover(ops, OUT_OF_MEMORY), [own])
+
+    for op, verdict in zip(ops, verdicts, strict=True):
+        holds = server.count(session, op.ticket.key) > 0
+        if op.releases:
+            assert holds == isinstance(verdict, Unanswered)
+        else:
+            assert holds == (verdict is True)
+
+
+def test_recovery_does_not_guess_about_shares() -> None:
+    """Stacked shares do not show in pg_locks: nobody can know, so the session has to go."""
+    shared = ticket(shared=True)
+    shared.state = HELD
+
+    with pytest.raises(Refused):
+        drive(_plan.recover([Op(shared, _sql.UNLOCK_SHARED)], OUT_OF_MEMORY))
+
+
+# -- who holds it ----------------------------------------------------------------------------------
+
+
+def test_holders_are_read_from_rows_and_signatures() -> None:
+    """A session of ours says its host, process and since when; a stranger's says what it can."""
+    rows = [
+        ("7", "t", "f", "advlock:nightly web-2:4242 @t8x3k1", "app", "10.0.0.7", None),
+        ("8", "f", "t", "psql", "dba", None, "1763802001.5"),
+    ]
+
+    _, (holder, waiter) = drive(_plan.holders(Key.of("nightly")), [rows])
+
+    assert (holder.host, holder.process, holder.waiting) == ("web-2", 4242, False)
+    assert holder.since is not None
+    assert "web-2 pid 4242 since" in str(holder)
+    assert (waiter.waiting, waiter.shared, waiter.host) == (True, True, None)
+    assert "psql (server pid 8)" in str(waiter)
