@@ -1,0 +1,275 @@
+"""The documentation is true: its code runs, its commands parse, what it names exists.
+
+`ADVLOCK_REGEN=1 python3 dev.py test tests/test_docs.py -k help` writes docs/cli-help anew.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import click
+import pytest
+from psycopg import pq
+
+import advlock
+from advlock import cli, embedded
+from advlock.cli.exits import table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+# The command itself, and its subcommands; each has a file of its name in docs/cli-help.
+COMMANDS = ["advlock", *cli.COMMANDS]
+
+_FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_HELD_BY = re.compile(r"held by \S+ pid \d+ since [\d:]+ \([^)]*\)")
+
+
+class Block(NamedTuple):
+    """A fenced block; `output` is the block of text right behind it, if there is one."""
+
+    page: Path
+    number: int
+    language: str
+    text: str
+    output: str | None
+
+    @property
+    def id(self) -> str:
+        """How the test is called."""
+        return f"{self.page.stem}-{self.number}"
+
+
+def _blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text()
+    fences = list(_FENCE.finditer(text))
+    for number, fence in enumerate(fences):
+        output = None
+        if number + 1 < len(fences) and fences[number + 1][1] == "text":
+            between = text[fence.end() : fences[number + 1].start()]
+            output = None if between.strip() else fences[number + 1][2]
+        yield Block(page, number, fence[1], fence[2], output)
+
+
+BLOCKS = [block for page in PAGES for block in _blocks(page)]
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+EMBEDDED = [block for block in PYTHON if "embedded" in block.text]
+CONSOLE = [block for block in BLOCKS if block.language == "console"]
+
+
+def _ids(block: Block) -> str:
+    return block.id
+
+
+# -- the command line ------------------------------------------------------------------------------
+
+
+def _command(name: str) -> click.Command:
+    found = cli.app if name == "advlock" else cli.app.get_command(click.Context(cli.app), name)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_in_the_docs_is_up_to_date(name: str) -> None:
+    """What the docs include is what `--help` says, word for word, and some page includes it."""
+    words = [] if name == "advlock" else [name]
+    argv = [sys.executable, "-m", "advlock", *words, "--help"]
+    env = _environment() | {"COLUMNS": "80"}
+    told = subprocess.run(argv, env=env, check=True, capture_output=True, text=True).stdout
+    path = DOCS / "cli-help" / f"{name}.txt"
+    if os.environ.get("ADVLOCK_REGEN"):
+        path.write_text(told)
+    assert path.read_text() == told, "write it anew with ADVLOCK_REGEN=1"
+    assert any(f"cli-help/{name}.txt" in page.read_text() for page in PAGES)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_option_is_described(name: str) -> None:
+    """Each command and each spelling of each option stands as code in some page."""
+    prose = "".join(page.read_text() for page in PAGES)
+    options = [p for p in _command(name).params if isinstance(p, click.Option)]
+    spellings = [flag for option in options for flag in (*option.opts, *option.secondary_opts)]
+    missing = [flag for flag in spellings if f"`{flag}`" not in prose]
+    assert not missing
+    assert name == "advlock" or f"`advlock {name}`" in prose
+
+
+def test_the_exit_codes_are_the_ones_of_the_code() -> None:
+    """The table in the reference has every exit code with its meaning, in order."""
+    rows = re.findall(r"^\| (\d\S*) \| (.*) \|$", (DOCS / "run.md").read_text(), re.MULTILINE)
+    assert [(c.replace("–", "-"), m.replace("`", "")) for c, m in rows] == table()
+
+
+def _command_lines() -> Iterator[tuple[str, list[str]]]:
+    for block in BLOCKS:
+        if block.language in {"python", "console"}:
+            continue
+        for line in block.text.splitlines():
+            if found := re.search(r'\["advlock",.*\]', line):
+                yield line, json.loads(found[0])[1:]
+            elif found := re.search(r"(?<![\w.-])advlock ((run|demo|-).*)", line):
+                yield line, shlex.split(found[1], comments=True)
+
+
+@pytest.mark.parametrize(("line", "arguments"), list(_command_lines()))
+def test_every_command_line_is_understood(line: str, arguments: list[str]) -> None:
+    """Every `advlock …` of a recipe has options that exist and a command to run."""
+    name, *rest = arguments
+    with _command(name).make_context(name, rest) as context:
+        assert context.command.name == name, line
+
+
+def test_the_verbs_of_dev_py_exist() -> None:
+    """Whatever `python3 dev.py` is said to do, it can."""
+    verbs = runpy.run_path(str(ROOT / "dev.py"), run_name="dev")["VERBS"]
+    pages = [*PAGES, ROOT / "CONTRIBUTING.md"]
+    named = {verb for p in pages for verb in re.findall(r"dev\.py (\w+)", p.read_text())}
+    assert {"demo", "test"} <= named <= set(verbs)
+
+
+# -- the library -----------------------------------------------------------------------------------
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    """What `from advlock import …` offers is documented, and nothing else is."""
+    text = (DOCS / "api.md").read_text()
+    before_embedded = text.partition("currentmodule:: advlock.embedded")[0]
+    directive = re.compile(r"^\.\. auto(?:class|function|exception):: (\w+)", re.MULTILINE)
+    named = directive.findall(before_embedded)
+    assert sorted(named) == sorted(advlock.__all__)
+
+
+# -- what is shown runs ----------------------------------------------------------------------------
+
+
+def _environment(dsn: str = "") -> dict[str, str]:
+    """Our environment with one database, as `ADVLOCK_DSN` and as libpq's own variables."""
+    ours = ("ADVLOCK_", "PG", "DATABASE_URL")
+    env = {key: value for key, value in os.environ.items() if not key.startswith(ours)}
+    env["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), *sys.path[1:]])
+    if dsn:
+        env["ADVLOCK_DSN"] = dsn
+        options = pq.Conninfo.parse(dsn.encode())
+        env |= {o.envvar.decode(): o.val.decode() for o in options if o.envvar and o.val}
+    return env
+
+
+def _run_python(block: Block, env: dict[str, str], folder: Path) -> str:
+    argv = [sys.executable, "-W", "error", "-c", block.text]
+    done = subprocess.run(
+        argv, cwd=folder, env=env, check=False, capture_output=True, text=True, timeout=50
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("block", [b for b in PYTHON if b not in EMBEDDED], ids=_ids)
+def test_python_runs(block: Block, dsn: str, tmp_path: Path) -> None:
+    """Every block of Python runs as it stands, and prints what the page says it prints."""
+    printed = _run_python(block, _environment(dsn), tmp_path)
+    assert block.output in {None, printed}
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[dict[str, str]]:
+    """An environment whose `--local` is a server of this test module, and with `advlock` in it."""
+    home = Path(tempfile.mkdtemp(prefix="advlock-test-")).resolve()
+    home.chmod(0o711)  # root's server runs as another account
+    program = home / "bin" / "advlock"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m advlock "$@"\n')
+    program.chmod(0o755)
+    env = _environment() | {"ADVLOCK_HOME": str(home)}
+    env["PATH"] = f"{program.parent}{os.pathsep}{env['PATH']}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ADVLOCK_HOME", str(home))
+        with embedded.local():  # kept running, so that each block need not start it
+            yield env
+    shutil.rmtree(home)
+
+
+@pytest.mark.parametrize("block", EMBEDDED, ids=_ids)
+def test_python_on_the_embedded_server_runs(
+    block: Block, local: dict[str, str], tmp_path: Path
+) -> None:
+    """The tutorial needs no database of yours, and prints what it says."""
+    assert block.output == _run_python(block, local, tmp_path)
+
+
+@pytest.mark.parametrize("block", CONSOLE, ids=_ids)
+def test_the_tutorial_s_commands_do_what_it_shows(
+    block: Block, local: dict[str, str], tmp_path: Path
+) -> None:
+    """Every command of the tutorial is run, and says what is printed below it."""
+    lines = block.text.splitlines()
+    script = "\n".join(line[2:] for line in lines if line.startswith("$ "))
+    done = subprocess.run(
+        ["bash", "-c", f"exec 2>&1\n{script}"],
+        cwd=tmp_path,
+        env=local,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=50,
+    )
+    shown = "\n".join(line for line in lines if not line.startswith("$ "))
+    assert _HELD_BY.sub("held by …", done.stdout.rstrip()) == _HELD_BY.sub("held by …", shown)
+
+
+def test_the_collision_table_is_computed(tmp_path: Path) -> None:
+    """The table of collision odds has exactly the lines that the snippet below it prints."""
+    (block,) = (b for b in PYTHON if "expm1" in b.text)
+    rows = re.findall(r"^\| [\d,]+ \| .* \|$", block.page.read_text(), re.MULTILINE)
+    assert rows == _run_python(block, _environment(), tmp_path).splitlines()
+
+
+# -- what is named exists --------------------------------------------------------------------------
+
+
+def test_every_test_that_is_named_exists() -> None:
+    """A promise that cites a test cites one that is there."""
+    named = [
+        (path, test)
+        for page in PAGES
+        for path, test in re.findall(r"`(tests/[\w/.]+)(?:::(\w+))?`", page.read_text())
+    ]
+    assert named
+    missing = [
+        f"{path}::{test}"
+        for path, test in named
+        if not (ROOT / path).exists() or (test and f"def {test}(" not in (ROOT / path).read_text())
+    ]
+    assert not missing
+
+
+def _anchors(page: Path) -> set[str]:
+    prose = _FENCE.sub("", page.read_text())
+    headings = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", h.strip().lower()).replace(" ", "-") for h in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda p: p.stem)
+def test_links_resolve(page: Path) -> None:
+    """Every link to a file or a heading of the project leads somewhere, on GitHub as well."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", _FENCE.sub("", page.read_text())):
+        if re.match(r"[a-z]+:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in _anchors(file), target
