@@ -7,7 +7,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from advlock._held import BaseHeld, Entry, each, join_errors, refuse_generator
-from advlock.errors import ConfigError, LockError
+from advlock.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -57,11 +57,8 @@ class _AsyncEntry(Entry[H]):
     ) -> None:
         held, self._held = self._held, None
         self._free.append(True)
-        for one in each(held):
-            try:
-                await self._client._let_go(one)
-            except LockError as error:
-                body = join_errors(body, error)
+        for error in await self._client._let_go_all(each(held)):
+            body = join_errors(body, error)
         if kind is None and body is not None:
             raise body
 

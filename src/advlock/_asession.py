@@ -18,8 +18,7 @@ import psycopg
 
 from advlock import _plan
 from advlock._connect import PATIENCE
-from advlock._plan import Refused, Unanswered
-from advlock._session import Expired, SessionLost
+from advlock._plan import Expired, Refused, SessionLost, Unanswered
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future, TimerHandle

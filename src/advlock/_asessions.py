@@ -13,8 +13,7 @@ from advlock import _plan
 from advlock._asession import AsyncSession, by
 from advlock._backoff import Backoff
 from advlock._connect import PATIENCE, unavailable
-from advlock._plan import Refused
-from advlock._session import Expired, SessionLost
+from advlock._plan import Expired, Refused, SessionLost
 from advlock._wire import Wire
 from advlock.errors import DatabaseUnavailable, LockError
 
@@ -68,8 +67,7 @@ class AsyncSessions:
                 if pause:
                     await by(deadline, asyncio.sleep(pause))
                     continue
-                self._connecting = self.loop.create_task(self._connect())
-                self._connecting.add_done_callback(self._connected)
+                self._connecting = self.loop.create_task(self._connect_shared())
             await self._outcome(self._connecting, deadline)
         return self.shared
 
@@ -81,6 +79,19 @@ class AsyncSessions:
         except asyncio.CancelledError:
             self._client._check_open()
             raise
+
+    async def _connect_shared(self) -> AsyncSession:
+        # Booked in the task itself: a callback would come a turn of the loop later, and whoever
+        # asks in between would find neither a session nor an attempt to wait for.
+        try:
+            self.shared = await self._connect()
+        except LockError:
+            self._backoff.note(self.loop.time(), failed=True)
+            raise
+        finally:
+            self._connecting = None
+        self._backoff.note(self.loop.time(), failed=False)
+        return self.shared
 
     async def _connect(self) -> AsyncSession:
         """Connect and set up; the session is then safe to lock on."""
@@ -106,14 +117,6 @@ class AsyncSessions:
         client._learn_encoding(wire.parameter("server_encoding"))
         session.when_lost(self._lost)
         return session
-
-    def _connected(self, attempt: Task[AsyncSession]) -> None:
-        self._connecting = None
-        if attempt.cancelled():
-            return
-        self._backoff.note(self.loop.time(), failed=attempt.exception() is not None)
-        if attempt.exception() is None:
-            self.shared = attempt.result()
 
     # -- sessions that wait ----------------------------------------------------------------------
 

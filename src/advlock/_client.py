@@ -13,7 +13,7 @@ from advlock._plan import Waited, judge_failed_wait
 from advlock.errors import ConfigError, LockError, LockLost, LockTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from datetime import timedelta
     from typing import TypeAlias
 
@@ -135,6 +135,23 @@ class Client:
             f"this {who} already holds {ticket.name!r} and would wait for itself for ever; pass "
             f"reentrant=True to hold it again, or wait=… to give up after a while"
         )
+
+
+def at_least(deadline: float | None, now: float) -> float | None:
+    """Give one try the time of a round trip: a free lock is taken however small the wait is."""
+    return None if deadline is None else max(deadline, now + GRACE)
+
+
+def names_of(names: Iterable[Name]) -> tuple[Name, ...]:
+    """Read the names of `hold_all`.
+
+    Raises:
+        ConfigError: it is one name.
+    """
+    if isinstance(names, str):
+        msg = f"hold_all takes several names: hold_all([{names!r}]), or hold({names!r}) for one"
+        raise ConfigError(msg)
+    return tuple(names)
 
 
 def wait_seconds(wait: Seconds) -> float | None:

@@ -10,7 +10,9 @@ import psycopg
 
 from advlock import _plan
 from advlock._connect import PATIENCE, unavailable
-from advlock._session import Expired, Session, SessionLost
+from advlock._plan import Expired, SessionLost
+from advlock._session import Session
+from advlock._waiter import new_waiter, wait_until, wake
 from advlock._wire import Wire
 from advlock.errors import LockError
 
@@ -55,7 +57,8 @@ class Connecting:
         self.error: BaseException | None = None
         self.session: Session | None = None
         self._done = done
-        self._finished = threading.Event()
+        self._finished = False
+        self._waiters: list[Any] = []
         self._thread = threading.Thread(
             target=self._connect, args=(conninfo, dsn), name="advlock-connect", daemon=True
         )
@@ -65,9 +68,19 @@ class Connecting:
         try:
             self.wire = connect(conninfo, dsn)
         except BaseException as error:  # noqa: BLE001 - it is raised again in every caller
-            self.error = error
+            self.error = self.error or error
         self._done(self)
-        self._finished.set()
+        self._finish()
+
+    def give_up(self, error: Exception) -> None:
+        """Tell everybody who waits that nothing will come of it."""
+        self.error = error
+        self._finish()
+
+    def _finish(self) -> None:
+        self._finished = True
+        for waiter in self._waiters:
+            wake(waiter)
 
     def wait(self, deadline: float | None) -> None:
         """Wait for the outcome.
@@ -75,6 +88,7 @@ class Connecting:
         Raises:
             Expired: `deadline` passed first.
         """
-        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-        if not self._finished.wait(timeout):
-            raise Expired
+        waiter = new_waiter()
+        self._waiters.append(waiter)
+        if not self._finished:
+            wait_until(waiter, deadline)

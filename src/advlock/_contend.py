@@ -10,31 +10,30 @@ from advlock import _plan
 from advlock._asession import by
 from advlock._client import GRACE
 from advlock._ledger import QUEUED
-from advlock._plan import Refused, Waited
-from advlock._session import Expired, SessionLost
+from advlock._plan import Expired, Refused, SessionLost, Waited
 from advlock._waiter import new_waiter, wait
 from advlock.errors import DatabaseUnavailable
 
 if TYPE_CHECKING:
-    from advlock._alocks import AsyncLocks
+    from advlock._acore import AsyncCore
     from advlock._asession import AsyncSession
+    from advlock._core import Core
     from advlock._ledger import Ticket
-    from advlock._locks import Locks
     from advlock._session import Session
 
 
 # -- sync ------------------------------------------------------------------------------------------
 
 
-def contend(client: Locks, ticket: Ticket, deadline: float | None) -> bool:
+def contend(client: Core, ticket: Ticket, deadline: float | None) -> bool:
     """Acquire a lock that was not free at once; tell whether it is held now.
 
     Raises:
         Expired: `deadline` passed while the server was being asked.
     """
     plan = _plan.contend(ticket)
-    client._sessions.enlist()
     try:
+        client._sessions.enlist(ticket)
         step = next(plan)
         while True:
             try:
@@ -47,10 +46,10 @@ def contend(client: Locks, ticket: Ticket, deadline: float | None) -> bool:
     except StopIteration as stop:
         return bool(stop.value)
     finally:
-        client._sessions.dismiss()
+        client._sessions.dismiss(ticket)
 
 
-def _do(client: Locks, step: _plan.ClientStep, ticket: Ticket, deadline: float | None) -> Any:
+def _do(client: Core, step: _plan.ClientStep, ticket: Ticket, deadline: float | None) -> Any:
     match step:
         case _plan.Try():
             return client._try(ticket, deadline)
@@ -62,7 +61,7 @@ def _do(client: Locks, step: _plan.ClientStep, ticket: Ticket, deadline: float |
             return _nap(ticket, seconds, deadline)
 
 
-def _wait_for_turn(client: Locks, ticket: Ticket, deadline: float | None) -> bool:
+def _wait_for_turn(client: Core, ticket: Ticket, deadline: float | None) -> bool:
     while ticket.state is QUEUED:
         client._check_open()
         if not wait(ticket.waker, deadline):
@@ -80,12 +79,12 @@ def _nap(ticket: Ticket, seconds: float, deadline: float | None) -> bool:
     return True
 
 
-def _wait_on_server(client: Locks, ticket: Ticket, deadline: float | None) -> Waited:
+def _wait_on_server(client: Core, ticket: Ticket, deadline: float | None) -> Waited:
     if not client._can_wait_on_server:
         return Waited.IMPOSSIBLE
     if deadline is not None and deadline <= time.monotonic():
         return Waited.TIME_IS_UP
-    session = client._sessions.lease(deadline)
+    session = client._sessions.lease(ticket, deadline)
     if session is None:
         return Waited.NO_SESSION
     left = None if deadline is None else deadline - time.monotonic()
@@ -93,7 +92,7 @@ def _wait_on_server(client: Locks, ticket: Ticket, deadline: float | None) -> Wa
 
 
 def _wait_on(
-    client: Locks, session: Session, ticket: Ticket, left: float | None, deadline: float | None
+    client: Core, session: Session, ticket: Ticket, left: float | None, deadline: float | None
 ) -> Waited:
     limit = None if deadline is None else deadline + GRACE
     try:
@@ -115,7 +114,7 @@ def _wait_on(
 # -- async -----------------------------------------------------------------------------------------
 
 
-async def acontend(client: AsyncLocks, ticket: Ticket, deadline: float | None) -> bool:
+async def acontend(client: AsyncCore, ticket: Ticket, deadline: float | None) -> bool:
     """Acquire a lock that was not free at once; tell whether it is held now.
 
     Raises:
@@ -141,7 +140,7 @@ async def acontend(client: AsyncLocks, ticket: Ticket, deadline: float | None) -
 
 
 async def _ado(
-    client: AsyncLocks, step: _plan.ClientStep, ticket: Ticket, deadline: float | None
+    client: AsyncCore, step: _plan.ClientStep, ticket: Ticket, deadline: float | None
 ) -> Any:
     match step:
         case _plan.Try():
@@ -156,7 +155,7 @@ async def _ado(
             return await _anap(client, ticket, seconds, deadline)
 
 
-async def _anap(client: AsyncLocks, ticket: Ticket, seconds: float, deadline: float | None) -> bool:
+async def _anap(client: AsyncCore, ticket: Ticket, seconds: float, deadline: float | None) -> bool:
     loop = client._bind().loop
     now = loop.time()
     if deadline is not None and now >= deadline:
@@ -167,7 +166,7 @@ async def _anap(client: AsyncLocks, ticket: Ticket, seconds: float, deadline: fl
     return True
 
 
-async def _await_on_server(client: AsyncLocks, ticket: Ticket, deadline: float | None) -> Waited:
+async def _await_on_server(client: AsyncCore, ticket: Ticket, deadline: float | None) -> Waited:
     sessions = client._bind()
     if not client._can_wait_on_server:
         return Waited.IMPOSSIBLE
@@ -181,7 +180,7 @@ async def _await_on_server(client: AsyncLocks, ticket: Ticket, deadline: float |
 
 
 async def _await_on(
-    client: AsyncLocks,
+    client: AsyncCore,
     session: AsyncSession,
     ticket: Ticket,
     left: float | None,

@@ -194,11 +194,8 @@ class _SyncEntry(Entry[H]):
     ) -> None:
         held, self._held = self._held, None
         self._free.append(True)
-        for one in each(held):
-            try:
-                self._client._let_go(one)
-            except LockError as error:
-                body = join_errors(body, error)
+        for error in self._client._let_go_all(each(held)):
+            body = join_errors(body, error)
         if kind is None and body is not None:
             raise body
 

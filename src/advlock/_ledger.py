@@ -8,7 +8,9 @@ The rules of this file:
    So two tickets of one client exclude each other before the server is asked at all.
 3. The order of tickets for one key is the order of arrival. Nobody overtakes, except an
    `attempt`, which never queues.
-4. A ticket that its owner gave up (`withdraw`) while the server was being asked is not forgotten:
+4. Every change may be made again after it was interrupted half-way (a signal handler that
+   raises), and then completes: nothing is taken out before it is where it belongs.
+5. A ticket that its owner gave up (`withdraw`) while the server was being asked is not forgotten:
    if the server grants it, `settle` asks for the lock to be undone.
 """
 
@@ -48,10 +50,10 @@ class Ticket:
 
     __slots__ = (
         "depth",
-        "in_flight",
         "key",
         "name",
         "on_lost",
+        "op",
         "owner",
         "release_op",
         "session",
@@ -71,7 +73,7 @@ class Ticket:
         self.state = NEW
         self.depth = 1
         self.withdrawn = False
-        self.in_flight = False
+        self.op: Op | None = None  # the try that the server has not answered yet
         self.session: Any = None
         self.since = 0.0
         self.waker: Any = None
@@ -94,14 +96,16 @@ class Op:
         "done",
         "error",
         "result",
+        "session",
         "taken",
         "ticket",
         "value",
         "waiter",
     )
 
-    def __init__(self, ticket: Ticket, code: int) -> None:
+    def __init__(self, ticket: Ticket, code: int, session: Any) -> None:
         self.ticket = ticket
+        self.session = session
         self.code = code
         self.value = ticket.key.value
         self.taken = False
@@ -169,20 +173,21 @@ class Ledger:
             slot.queue.append(ticket)
         return False
 
-    def try_op(self, ticket: Ticket) -> Op:
-        """Make the request that tries for `ticket` without waiting."""
-        ticket.in_flight = True
+    def try_op(self, ticket: Ticket, session: object) -> Op:
+        """Make the request that tries for `ticket` on `session`, without waiting."""
         code = _sql.TRY
         if ticket.shared:
             sharers = self._slots[ticket.key].active
             code = _sql.JOIN if any(t.state is HELD for t in sharers) else _sql.TRY_SHARED
-        return Op(ticket, code + _sql.PAIR if ticket.key.pair else code)
+        op = ticket.op = Op(ticket, code + _sql.PAIR if ticket.key.pair else code, session)
+        return op
 
     def release_op(self, ticket: Ticket) -> Op:
         """Make the one request that releases `ticket`; a second call returns the same one."""
         if ticket.release_op is None:
             code = _sql.UNLOCK_SHARED if ticket.shared else _sql.UNLOCK
-            ticket.release_op = Op(ticket, code + _sql.PAIR if ticket.key.pair else code)
+            code += _sql.PAIR if ticket.key.pair else 0
+            ticket.release_op = Op(ticket, code, ticket.session)
         return ticket.release_op
 
     def find_held(self, key: Key, owner: object) -> Ticket | None:
@@ -190,7 +195,7 @@ class Ledger:
         slot = self._slots.get(key)
         if slot is not None:
             for ticket in slot.active:
-                if ticket.owner == owner and ticket.state is HELD:
+                if ticket.owner is owner and ticket.state is HELD and not ticket.withdrawn:
                     return ticket
         return None
 
@@ -203,13 +208,11 @@ class Ledger:
         to release it.
         """
         ticket = op.ticket
-        ticket.in_flight = False
-        if op.releases:
-            return self._leave(ticket, GONE)
-        if answer:
+        if not op.releases and answer:
             ticket.session = session
             ticket.state = HELD
-        elif ticket.withdrawn:
+        ticket.op = None
+        if op.releases or (ticket.withdrawn and not answer):
             return self._leave(ticket, GONE)
         return NOBODY
 
@@ -221,7 +224,7 @@ class Ledger:
     def unanswered(self, op: Op) -> Iterable[Ticket]:
         """Book that `op` will never be answered: its session is gone, and the lock with it."""
         ticket = op.ticket
-        ticket.in_flight = False
+        ticket.op = None
         if op.releases:
             return self._leave(ticket, LOST)
         return self._leave(ticket, GONE) if ticket.withdrawn else NOBODY
@@ -231,12 +234,7 @@ class Ledger:
     def withdraw(self, ticket: Ticket) -> Iterable[Ticket]:
         """Give up asking. A ticket that is already held stays so: its caller must release it."""
         ticket.withdrawn = True
-        if ticket.state is QUEUED:
-            slot = self._slots[ticket.key]
-            slot.queue.remove(ticket)
-            ticket.state = GONE
-            return self._promote(ticket.key, slot)
-        if ticket.state is ASKING and not ticket.in_flight:
+        if ticket.state is QUEUED or (ticket.state is ASKING and ticket.op is None):
             return self._leave(ticket, GONE)
         return NOBODY
 
@@ -267,25 +265,30 @@ class Ledger:
         return [t for slot in self._slots.values() for t in (*slot.active, *slot.queue)]
 
     def _leave(self, ticket: Ticket, state: State) -> Iterable[Ticket]:
-        if ticket.state is GONE or ticket.state is LOST:
-            return NOBODY
-        ticket.state = state
-        slot = self._slots[ticket.key]
-        slot.active.remove(ticket)
-        return self._promote(ticket.key, slot)
+        slot = self._slots.get(ticket.key)
+        if slot is not None:
+            if ticket in slot.active:
+                slot.active.remove(ticket)
+            elif slot.queue and ticket in slot.queue:
+                slot.queue.remove(ticket)
+        if ticket.state is not GONE and ticket.state is not LOST:
+            ticket.state = state
+        return NOBODY if slot is None else self._promote(ticket.key, slot)
 
     def _promote(self, key: Key, slot: _Slot) -> Iterable[Ticket]:
         if not slot.queue:
             if not slot.active:
-                del self._slots[key]
-            return NOBODY
-        woken = []
-        while slot.queue and slot.admits(slot.queue[0]):
-            ticket = slot.queue.popleft()
-            ticket.state = ASKING
-            slot.active.append(ticket)
-            woken.append(ticket)
-        return woken
+                self._slots.pop(key, None)
+                return NOBODY
+        else:
+            while slot.queue and slot.admits(slot.queue[0]):
+                ticket = slot.queue[0]
+                ticket.state = ASKING
+                if ticket not in slot.active:
+                    slot.active.append(ticket)
+                slot.queue.popleft()
+        # Whoever asks now, also those promoted by a call that was interrupted before it said so.
+        return [ticket for ticket in slot.active if ticket.state is ASKING]
 
 
 def _too_many(limit: int) -> TooManyLocks:

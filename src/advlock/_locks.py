@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import _thread
-import contextlib
-import threading
-import time
 import warnings
 from typing import TYPE_CHECKING
 
-from advlock import _plan
-from advlock._client import GRACE, Client, timeout, wait_seconds
-from advlock._contend import contend
-from advlock._held import Attempt, Held, Hold, HoldAll, tell_lost
-from advlock._ledger import FORKED, HELD, LOST, RELEASING, Op, Ticket
+from advlock._client import names_of, wait_seconds
+from advlock._core import Core
+from advlock._held import Attempt, Hold, HoldAll
 from advlock._lock import Lock
-from advlock._plan import Refused
-from advlock._session import Expired, Session, SessionLost
-from advlock._sessions import Sessions
-from advlock._waiter import new_waiter, wake
-from advlock.errors import DatabaseUnavailable, LockError, LockLost, LockNotHeld
+from advlock._waiter import wake
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,10 +18,11 @@ if TYPE_CHECKING:
 
     from advlock._client import Seconds
     from advlock._holder import Holder
-    from advlock._key import Key, Name
+    from advlock._key import Name
+    from advlock._session import Session
 
 
-class Locks(Client):
+class Locks(Core):
     """A client for threads: owns its server sessions, and any number of locks on them.
 
     Thread-safe. Connects on first use. After a fork the child starts without locks.
@@ -53,13 +44,6 @@ class Locks(Client):
     """
 
     __module__ = "advlock"
-
-    def _reset(self) -> None:
-        self._mutex = threading.Lock()
-        self._sessions = Sessions(self, self._settle, self._session_lost)
-
-    def _disown_sessions(self) -> None:
-        self._sessions.disown()
 
     # -- the verbs -------------------------------------------------------------------------------
 
@@ -97,7 +81,7 @@ class Locks(Client):
         They are taken in one canonical order whatever the order of `names`, so that two callers
         cannot wait for each other. Parameters and errors are those of `hold`.
         """
-        return HoldAll(self, tuple(names), wait=wait_seconds(wait))
+        return HoldAll(self, names_of(names), wait=wait_seconds(wait))
 
     def lock(self, name: Name, *, shared: bool = False) -> Lock:
         """Return a drop-in for `threading.Lock` whose other holders may be on other machines."""
@@ -113,9 +97,13 @@ class Locks(Client):
         with self._mutex:
             self._closed = True
             waiting = [t.waker for t in self._ledger.tickets() if t.waker is not None]
-        self._sessions.close(lambda session: bool(self._ledger.held_by(session)))
+        self._sessions.close(self._holds)
         for waker in waiting:
             wake(waker)
+
+    def _holds(self, session: Session) -> bool:
+        with self._mutex:
+            return bool(self._ledger.held_by(session))
 
     def __enter__(self) -> Self:
         """Return the client; it connects on first use."""
@@ -130,231 +118,5 @@ class Locks(Client):
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True) and self._sessions.open:
-            warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2)
             self.close()
-
-    # -- acquiring -------------------------------------------------------------------------------
-
-    def _hold(
-        self,
-        name: Name,
-        *,
-        wait: float | None = None,
-        shared: bool = False,
-        reentrant: bool = False,
-        owned: bool = True,
-    ) -> Held:
-        deadline = None if wait is None else time.monotonic() + wait
-        owner = threading.get_ident() if owned else None
-        self._check_open()
-        key = ticket = None
-        try:
-            key = self._key(name, deadline)
-            if reentrant and (again := self._hold_again(key, owner, shared=shared)):
-                return again
-            ticket = Ticket(key, name, shared=shared, owner=owner)
-            if self._enter(ticket, wait) and self._try(ticket, deadline):
-                return Held(self, ticket)
-            if contend(self, ticket, deadline):
-                return Held(self, ticket)
-        except Expired:
-            pass
-        except BaseException:
-            self._abandon(ticket)
-            raise
-        self._abandon(ticket)
-        raise timeout(name, key, wait or 0.0, self._holders_soon(key))
-
-    def _attempt(
-        self, name: Name, *, shared: bool = False, reentrant: bool = False, owned: bool = True
-    ) -> Held | None:
-        owner = threading.get_ident() if owned else None
-        self._check_open()
-        key = self._key(name, None)
-        if reentrant and (again := self._hold_again(key, owner, shared=shared)):
-            return again
-        ticket = Ticket(key, name, shared=shared, owner=owner)
-        try:
-            with self._mutex:
-                if not self._ledger.enter(ticket, queue=False):
-                    return None
-            if self._try(ticket, None):
-                return Held(self, ticket)
-        except BaseException:
-            self._abandon(ticket)
-            raise
-        self._abandon(ticket)
-        return None
-
-    def _hold_all(self, names: tuple[Name, ...], *, wait: float | None) -> list[Held]:
-        deadline = None if wait is None else time.monotonic() + wait
-        keys = [self._key(name, deadline) for name in names]
-        held: dict[Key, Held] = {}
-        try:
-            for key, name in sorted(dict(zip(keys, names, strict=True)).items()):
-                left = None if deadline is None else max(0.0, deadline - time.monotonic())
-                held[key] = self._hold(name, wait=left)
-        except BaseException:
-            for one in reversed(held.values()):
-                with contextlib.suppress(LockError):
-                    self._let_go(one)
-            raise
-        return [held[key] for key in dict.fromkeys(keys)]
-
-    def _hold_again(self, key: Key, owner: object, *, shared: bool) -> Held | None:
-        with self._mutex:
-            ticket = self._ledger.find_held(key, owner)
-            if ticket is not None:
-                if ticket.shared and not shared:
-                    raise self._refuse_upgrade(ticket)
-                ticket.depth += 1
-        return Held(self, ticket) if ticket is not None else None
-
-    def _enter(self, ticket: Ticket, wait: float | None) -> bool:
-        with self._mutex:
-            if self._ledger.enter(ticket, queue=False):
-                return True
-            own = wait is None and ticket.owner is not None
-            if own and self._ledger.find_held(ticket.key, ticket.owner):
-                raise self._waits_for_itself(ticket, "thread")
-            ticket.waker = new_waiter()
-            return self._ledger.enter(ticket, queue=True)
-
-    def _try(self, ticket: Ticket, deadline: float | None) -> bool:
-        """Try once, on the shared session; on a new one if that turns out to be gone."""
-        for attempt in (1, 2):
-            session = self._sessions.shared or self._sessions.connect(deadline)
-            op = self._ledger.try_op(ticket)
-            try:
-                return session.ask(op, deadline)
-            except SessionLost as error:
-                if attempt == 2:  # noqa: PLR2004
-                    msg = f"the server ended a new session at once: {error}; try again"
-                    raise DatabaseUnavailable(msg) from None
-        raise AssertionError
-
-    # -- releasing -------------------------------------------------------------------------------
-
-    def _let_go(self, held: Held) -> None:
-        if not held._open:
-            msg = f"{held!r} is not held any more"
-            raise LockNotHeld(msg)
-        self._release(held._ticket)
-        held._open = False
-
-    def _release(self, ticket: Ticket) -> None:
-        """Release for certain: afterwards the lock is free for everybody."""
-        if ticket.state is FORKED:
-            return
-        if ticket.depth > 1:
-            ticket.depth -= 1
-            return
-        if ticket.state is LOST:
-            raise self._lost(ticket)
-        if ticket.state is not HELD:
-            msg = f"{ticket.name!r} is not held any more"
-            raise LockNotHeld(msg)
-        session: Session = ticket.session
-        op = self._ledger.release_op(ticket)
-        try:
-            ticket.state = RELEASING
-            released = session.ask(op, None)
-        except SessionLost:
-            raise self._lost(ticket) from None
-        except BaseException:
-            # Somebody else sees it through; a session that carries this lock alone may as well go.
-            if session is self._sessions.shared:
-                session.put(op)
-            else:
-                session.close("interrupted while releasing")
-            raise
-        if not released:
-            raise self._lost(ticket)
-        self._sessions.retire(session)
-
-    def _abandon(self, ticket: Ticket | None) -> None:
-        """Give up a ticket in whatever state it is; nobody waits for what the server says."""
-        if ticket is None:
-            return
-        with self._mutex:
-            woken = self._ledger.withdraw(ticket)
-            held = ticket.state is HELD
-            op = self._ledger.release_op(ticket) if held else None
-        _wake_all(woken)
-        if op is not None:
-            ticket.session.put(op)
-
-    def _drop(self, ticket: Ticket) -> None:
-        """Release a ticket whose handle was garbage-collected, wherever that happened."""
-        with contextlib.suppress(RuntimeError):  # the interpreter is shutting down
-            _thread.start_new_thread(self._release_quietly, (ticket,))
-
-    def _release_quietly(self, ticket: Ticket) -> None:
-        with contextlib.suppress(LockLost):
-            self._release(ticket)
-
-    # -- what sessions report --------------------------------------------------------------------
-
-    def _settle(self, op: Op, session: Session, verdict: bool | Exception) -> None:  # noqa: FBT001
-        ticket = op.ticket
-        with self._mutex:
-            if isinstance(verdict, Exception):
-                woken = self._ledger.unanswered(op)
-            else:
-                woken = self._ledger.settle(op, session, answer=verdict)
-            granted = ticket.state is HELD
-            if granted:
-                ticket.since = time.time()
-        if woken:
-            _wake_all(woken)
-        if granted and ticket.withdrawn:
-            session.put(self._ledger.release_op(ticket))
-
-    def _book(self, ticket: Ticket, session: Session) -> None:
-        with self._mutex:
-            self._ledger.grant(ticket, session)
-            ticket.since = time.time()
-
-    def _session_lost(self, session: Session, unanswered: list[Op]) -> None:
-        with self._mutex:
-            woken = [t for op in unanswered for t in self._ledger.unanswered(op)]
-            lost, more = self._ledger.forget(session)
-        _wake_all(woken)
-        _wake_all(more)
-        if not self._closed:
-            tell_lost(lost)
-
-    # -- questions -------------------------------------------------------------------------------
-
-    def _key(self, name: Name, deadline: float | None) -> Key:
-        key = self._ascii_key(name)
-        if key is None:
-            self._sessions.connect(deadline)
-            key = self._ascii_key(name)
-        assert key is not None
-        return key
-
-    def _ask_holders(self, key: Key, deadline: float | None) -> list[Holder]:
-        session = self._sessions.shared or self._sessions.connect(deadline)
-        return session.fetch(_plan.holders(key), deadline)
-
-    def _holders_soon(self, key: Key | None) -> list[Holder]:
-        if key is not None and self._sessions.shared is not None:
-            with contextlib.suppress(Expired, SessionLost, Refused, DatabaseUnavailable):
-                return self._ask_holders(key, time.monotonic() + GRACE)
-        return []
-
-    def _token(self, ticket: Ticket) -> int:
-        if ticket.token is None:
-            if ticket.state is not HELD:
-                raise self._lost(ticket)
-            try:
-                ticket.token = ticket.session.fetch(_plan.token(), None)
-            except SessionLost:
-                raise self._lost(ticket) from None
-        return ticket.token
-
-
-def _wake_all(tickets: Iterable[Ticket]) -> None:
-    for ticket in tickets:
-        wake(ticket.waker)
+            warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2)

@@ -32,6 +32,7 @@ R = TypeVar("R")
 
 _TRUE = ("t", "True")  # as libpq has it, and as str() of what psycopg made of it
 _OUT_OF_MEMORY = "53200"  # what a full lock table is reported as
+_PASSING = ("08", "40", "53", "57", "58")  # classes of trouble that a second try may not meet
 _NO_PLPGSQL = ("42704", "42501")  # the language is not there, or not for us
 
 
@@ -42,6 +43,14 @@ class Refused(Exception):  # noqa: N818 - an answer, not a failure: plans catch 
         super().__init__(sqlstate, message)
         self.sqlstate = sqlstate
         self.message = message
+
+
+class Expired(Exception):  # noqa: N818 - an answer, not a failure
+    """The caller's own time ran out; the request goes on without it."""
+
+
+class SessionLost(Exception):  # noqa: N818 - an answer, not a failure
+    """The session ended, and every lock on it with it."""
 
 
 class Step(NamedTuple):
@@ -80,6 +89,8 @@ def set_up(startup_pid: int) -> SessionPlan[None]:
     try:
         answer = yield Script((Step(_sql.SET_UP, (names, values)),), prepare=True)
     except Refused as refusal:
+        if refusal.sqlstate[:2] in _PASSING:
+            raise server_error(refusal) from refusal
         raise UnsafeServer(
             f"the server refused advlock's set-up ({refusal.sqlstate}: {refusal.message}). "
             f"It may speak PostgreSQL's protocol without being PostgreSQL 14 or newer; "
@@ -177,14 +188,13 @@ def recover(ops: Sequence[Op], refusal: Refused) -> SessionPlan[list[bool | Exce
         raise refusal
     answer = yield Script((Step(_sql.OWN_LOCKS),))
     held = {(int(key or 0), subid == "2") for key, subid in answer[0]}
-    error = server_error(refusal)
     verdicts: list[bool | Exception] = []
     for op in ops:
         is_held = (op.ticket.key.value, op.ticket.key.pair) in held
         if op.releases:
             verdicts.append(_retry(refusal) if is_held else True)
         else:
-            verdicts.append(True if is_held else error)
+            verdicts.append(True if is_held else server_error(refusal))
     return verdicts
 
 
@@ -206,7 +216,7 @@ def server_error(refusal: Refused) -> LockError:
             sqlstate=refusal.sqlstate,
         )
     return DatabaseUnavailable(
-        f"the server refused to try the lock ({refusal.sqlstate}: {refusal.message}); try again",
+        f"the server refused ({refusal.sqlstate}: {refusal.message}); try again",
         sqlstate=refusal.sqlstate,
     )
 

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 from advlock import _plan
 from advlock._backoff import Backoff
 from advlock._connecting import Connecting
-from advlock._plan import Refused
-from advlock._session import Expired, Session, SessionLost
-from advlock.errors import DatabaseUnavailable
+from advlock._plan import Expired, Refused, SessionLost
+from advlock._session import Session
+from advlock.errors import DatabaseUnavailable, LockError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from advlock._client import Client
-    from advlock._ledger import Op
+    from advlock._ledger import Op, Ticket
 
 
 class Sessions:
@@ -40,7 +40,8 @@ class Sessions:
         self._backoff = Backoff()
         self._dedicated: set[Session | Connecting] = set()
         self._spares: list[Session] = []
-        self._contenders = 0
+        self._contenders: set[Ticket] = set()
+        self._leases: dict[Ticket, Session | Connecting] = {}
 
     @property
     def open(self) -> bool:
@@ -91,14 +92,14 @@ class Sessions:
         assert attempt.wire is not None
         encoding = attempt.wire.parameter("server_encoding")
         self._client._learn_encoding(encoding)
-        session = Session(attempt.wire, self._settle)
-        session.when_lost(self._lost)
-        return session
+        return Session(attempt.wire, self._settle, self._lost)
 
     # -- sessions that wait ----------------------------------------------------------------------
 
-    def lease(self, deadline: float | None) -> Session | None:
+    def lease(self, ticket: Ticket, deadline: float | None) -> Session | None:
         """Lend a session to wait on; None where the budget, or the server, has none left.
+
+        `dismiss` takes it back, unless it carries the ticket's lock by then.
 
         Raises:
             Expired: `deadline` passed first.
@@ -106,17 +107,20 @@ class Sessions:
         """
         with self._mutex:
             if self._spares:
-                return self._spares.pop()
+                session = self._leases[ticket] = self._spares[-1]
+                self._spares.pop()
+                return session
             if len(self._dedicated) + 1 >= self._client.max_connections:
                 return None
-            attempt = self._start(self._leased)
+            attempt = self._leases[ticket] = self._start(self._leased)
             self._dedicated.add(attempt)
-        try:
-            attempt.wait(deadline)
-        except BaseException:
-            self._unlease(attempt)
-            raise
+        attempt.wait(deadline)
         if attempt.error is None or isinstance(attempt.error, DatabaseUnavailable):
+            with self._mutex:
+                if attempt.session is None:
+                    self._leases.pop(ticket, None)
+                else:
+                    self._leases[ticket] = attempt.session
             return attempt.session
         raise copy.copy(attempt.error)
 
@@ -130,34 +134,37 @@ class Sessions:
         if not wanted and attempt.wire is not None:
             attempt.wire.close()
 
-    def _unlease(self, attempt: Connecting) -> None:
-        with self._mutex:
-            self._dedicated.discard(attempt)
-        if attempt.session is not None:
-            attempt.session.close("its caller stopped waiting")
-
     def retire(self, session: Session) -> None:
         """Take a session back: kept while somebody here may wait on it, else closed."""
         if session is self.shared:
             return
         with self._mutex:
-            keep = self._contenders > 0 and session.lost is None
-            if keep:
+            for ticket in [t for t, leased in self._leases.items() if leased is session]:
+                del self._leases[ticket]
+            keep = bool(self._contenders) and session.lost is None
+            if keep and session not in self._spares:
                 self._spares.append(session)
         if not keep:
             session.close("nobody waits any more")
 
-    def enlist(self) -> None:
-        """Count one more caller that contends for a lock."""
+    def enlist(self, ticket: Ticket) -> None:
+        """Note one more who contends for a lock."""
         with self._mutex:
-            self._contenders += 1
+            self._contenders.add(ticket)
 
-    def dismiss(self) -> None:
-        """Count one less; with the last one the spare sessions go."""
+    def dismiss(self, ticket: Ticket) -> None:
+        """Note one less; with the last one the spare sessions go. May be called again."""
+        unneeded: list[Session] = []
         with self._mutex:
-            self._contenders -= 1
-            unneeded = [] if self._contenders else self._spares
-            if unneeded:
+            self._contenders.discard(ticket)
+            leased = self._leases.pop(ticket, None)
+            if isinstance(leased, Connecting):
+                self._dedicated.discard(leased)
+                leased = leased.session
+            if leased is not None and ticket.session is not leased:
+                unneeded.append(leased)
+            if not self._contenders:
+                unneeded += self._spares
                 self._spares = []
         for session in unneeded:
             session.close("nobody waits any more")
@@ -176,8 +183,11 @@ class Sessions:
     def close(self, holds: Callable[[Session], bool]) -> None:
         """Close every session; those that `holds` names release their locks for certain first."""
         with self._mutex:
-            sessions = [s for s in (self.shared, *self._dedicated) if isinstance(s, Session)]
-        for session in sessions:
+            everything = (self.shared, self._connecting, *self._dedicated)
+        for attempt in everything:
+            if isinstance(attempt, Connecting):
+                attempt.give_up(LockError("the client was closed; make a new one"))
+        for session in (s for s in everything if isinstance(s, Session)):
             if holds(session):
                 with contextlib.suppress(SessionLost, Expired, Refused):
                     session.fetch(_plan.unlock_all(), time.monotonic() + 1.0)

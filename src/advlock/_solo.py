@@ -10,8 +10,8 @@ from advlock._client import GRACE
 from advlock._connecting import Connecting
 from advlock._key import Key, pg_encoding
 from advlock._ledger import Ticket
-from advlock._plan import Refused, Waited
-from advlock._session import Expired, Session, SessionLost
+from advlock._plan import Expired, Refused, SessionLost, Waited
+from advlock._session import Session
 from advlock.errors import DatabaseUnavailable
 
 if TYPE_CHECKING:

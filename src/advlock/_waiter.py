@@ -7,6 +7,8 @@ import contextlib
 import time
 from typing import Any
 
+from advlock._plan import Expired
+
 
 def wake(waiter: Any) -> None:
     """Wake the thread that waits on this lock; a second call does nothing."""
@@ -26,3 +28,23 @@ def new_waiter() -> Any:
     waiter = _thread.allocate_lock()
     waiter.acquire()
     return waiter
+
+
+def wait_until(waiter: Any, deadline: float | None) -> None:
+    """Wait until `wake` is called.
+
+    Raises:
+        Expired: `deadline` passed first.
+    """
+    if not wait(waiter, deadline):
+        raise Expired
+
+
+def milliseconds(deadline: float | None, limit: float | None) -> float | None:
+    """Return what `poll` takes for the earlier of two moments."""
+    if limit is None:
+        if deadline is None:
+            return None
+    elif deadline is None or limit < deadline:
+        deadline = limit
+    return max(0.0, deadline - time.monotonic()) * 1000 + 0.5

@@ -12,6 +12,7 @@ import os
 import select
 import struct
 import time
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import psycopg
@@ -38,6 +39,8 @@ _ALONE: Final = {_sql.TRY: b"advlock_try", _sql.UNLOCK: b"advlock_unlock"}
 _pack_int8: Final = struct.Struct(">q").pack
 _FORMAT_BINARY: Final = (_BINARY,)
 _CANCEL_LIMIT: Final = 0.5
+_SYNC: Final = pq.ExecStatus.PIPELINE_SYNC
+_NEVER: Final = object()
 
 Rows = list[tuple[str | None, ...]]
 
@@ -89,7 +92,7 @@ class Wire:
     def send_ops(self, ops: Sequence[Op]) -> None:
         """Send one combined request: all of `ops`, in order, in one round trip."""
         pgconn = self.pgconn
-        self._results = []
+        self._results, self._syncs = [], 0
         name = _ALONE.get(ops[0].code) if len(ops) == 1 else None
         if name is not None:
             key = (_pack_int8(ops[0].value),)
@@ -105,7 +108,7 @@ class Wire:
     def send_script(self, script: Script) -> None:
         """Send several statements at once, as one libpq pipeline: one round trip."""
         pgconn = self.pgconn
-        self._results = []
+        self._results, self._syncs = [], 0
         pgconn.enter_pipeline_mode()
         for step in script.steps:
             params = [None if value is None else value.encode() for value in step.params]
@@ -128,6 +131,8 @@ class Wire:
     def receive(self) -> Answer | None:
         """Take what has arrived; return the whole answer, or None while more must come.
 
+        May be called again after it was interrupted.
+
         Raises:
             psycopg.OperationalError: the connection is broken.
         """
@@ -135,21 +140,16 @@ class Wire:
         if self.unsent:
             self.unsent = bool(pgconn.flush())
         pgconn.consume_input()
-        while not pgconn.is_busy():
-            result = pgconn.get_result()
-            if result is None:
-                if not self._syncs:
-                    self.expects = False
-                    return Answer(self._results)
-            elif result.status == pq.ExecStatus.PIPELINE_SYNC:
-                self._syncs -= 1
-                if not self._syncs:
-                    pgconn.exit_pipeline_mode()
-                    self.expects = False
-                    return Answer(self._results)
-            else:
-                self._results.append(result)
-        return None
+        results, syncs = self._results, self._syncs
+        while not (_count_syncs(results) == syncs if syncs else results and results[-1] is None):
+            if pgconn.is_busy():
+                return None
+            # In C from end to end: an exception between two instructions cannot drop a result.
+            results.extend(islice(iter(pgconn.get_result, _NEVER), 1))
+        if pgconn.pipeline_status:
+            pgconn.exit_pipeline_mode()
+        self.expects = False
+        return Answer([r for r in results if r is not None and r.status != _SYNC])
 
     def hung_up(self) -> bool:
         """Take what an idle connection has to say; tell whether that was goodbye."""
@@ -193,6 +193,7 @@ class Wire:
 
     def disown(self) -> None:
         """In a forked child: let go of the parent's socket, and leave libpq's object alone."""
+        self._connection._pool = None  # or psycopg's finalizer would call it forgotten
         if self.pgconn.status == pq.ConnStatus.OK:
             null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
             os.dup2(null, self.fd, inheritable=False)
@@ -202,6 +203,10 @@ class Wire:
         """Return what the server reported of one of its settings at connect."""
         value = self.pgconn.parameter_status(name.encode())
         return value.decode() if value else ""
+
+
+def _count_syncs(results: list[Any]) -> int:
+    return sum(result is not None and result.status == _SYNC for result in results)
 
 
 def _rows(result: Any) -> Rows:

@@ -56,8 +56,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(target=ops, ticket=tickets)
     def ask(self, ticket: Ticket) -> Any:
-        if ticket.state is ASKING and not ticket.in_flight and not ticket.withdrawn:
-            op = self.ledger.try_op(ticket)
+        if ticket.state is ASKING and ticket.op is None and not ticket.withdrawn:
+            op = self.ledger.try_op(ticket, self.shared)
             self.open_ops.append(op)
             return op
         return None
@@ -81,7 +81,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(ticket=tickets)
     def wait_on_a_session_of_its_own(self, ticket: Ticket) -> None:
-        if ticket.state is ASKING and not ticket.in_flight and not ticket.withdrawn:
+        if ticket.state is ASKING and ticket.op is None and not ticket.withdrawn:
             session = self.new_session()
             if self.server.try_lock(session, ticket.key, shared=ticket.shared):
                 self.ledger.grant(ticket, session)
@@ -186,7 +186,7 @@ class _AdmitsEverybody(Ledger):
 class _ForgetsTheWithdrawn(Ledger):
     def settle(self, op: Op, session: object, *, answer: bool) -> Any:
         if op.ticket.withdrawn and not op.releases:
-            op.ticket.in_flight = False
+            op.ticket.op = None
             return self._leave(op.ticket, GONE)
         return super().settle(op, session, answer=answer)
 

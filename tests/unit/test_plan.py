@@ -197,9 +197,9 @@ def test_recovery_tells_for_each_op_what_the_server_did(
         if name in held:
             one.state = RELEASING
             server.try_lock(session, one.key, shared=False)
-            ops.append(Op(one, _sql.UNLOCK))
+            ops.append(Op(one, _sql.UNLOCK, session))
         else:
-            ops.append(Op(one, _sql.TRY))
+            ops.append(Op(one, _sql.TRY, session))
     for op in ops[:fails_at]:
         server.perform(session, op)
     own = [(str(op.ticket.key.value), "1") for op in ops if server.count(session, op.ticket.key)]
@@ -220,7 +220,7 @@ def test_recovery_does_not_guess_about_shares() -> None:
     shared.state = HELD
 
     with pytest.raises(Refused):
-        drive(_plan.recover([Op(shared, _sql.UNLOCK_SHARED)], OUT_OF_MEMORY))
+        drive(_plan.recover([Op(shared, _sql.UNLOCK_SHARED, None)], OUT_OF_MEMORY))
 
 
 # -- who holds it ----------------------------------------------------------------------------------

@@ -1,0 +1,337 @@
+"""What the async client does. Its twin is `_core.py`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from advlock import _plan
+from advlock._aheld import AsyncHeld
+from advlock._asession import AsyncSession, by
+from advlock._asessions import AsyncSessions
+from advlock._client import GRACE, Client, at_least, timeout
+from advlock._contend import acontend
+from advlock._held import tell_lost
+from advlock._ledger import FORKED, HELD, LOST, RELEASING, Op, Ticket
+from advlock._plan import Expired, Refused, SessionLost
+from advlock.errors import ConfigError, DatabaseUnavailable, LockError, LockLost, LockNotHeld
+
+if TYPE_CHECKING:
+    from asyncio import Future
+    from collections.abc import Iterable
+
+    from advlock._holder import Holder
+    from advlock._key import Key, Name
+    from advlock.errors import LockTimeout
+
+
+class AsyncCore(Client):
+    """Acquires and releases, for tasks of one loop; `AsyncLocks` adds the verbs."""
+
+    def _reset(self) -> None:
+        self._sessions: AsyncSessions | None = None
+
+    def _disown_sessions(self) -> None:
+        if self._sessions is not None:
+            self._sessions.disown()
+
+    def _bind(self) -> AsyncSessions:
+        """Return the sessions, which belong to the running loop."""
+        sessions = self._sessions
+        loop = asyncio.get_running_loop()
+        if sessions is not None and sessions.loop is loop:
+            return sessions
+        if sessions is not None and not sessions.loop.is_closed():
+            msg = "this AsyncLocks belongs to another running event loop; make one for each loop"
+            raise ConfigError(msg)
+        if sessions is not None:
+            sessions.end("its event loop was closed")
+        self._sessions = AsyncSessions(self, loop, self._settle, self._session_lost)
+        return self._sessions
+
+    # -- acquiring -------------------------------------------------------------------------------
+
+    async def _hold(
+        self,
+        name: Name,
+        *,
+        wait: float | None = None,
+        shared: bool = False,
+        reentrant: bool = False,
+        owned: bool = True,
+    ) -> AsyncHeld:
+        if wait == 0:
+            held = await self._attempt(name, shared=shared, reentrant=reentrant, owned=owned)
+            if held is None:
+                raise await self._timed_out(name, wait)
+            return held
+        deadline = None if wait is None else self._bind().loop.time() + wait
+        owner = asyncio.current_task() if owned else None
+        return await self._hold_by(
+            deadline, name, wait=wait, shared=shared, reentrant=reentrant, owner=owner
+        )
+
+    async def _hold_by(  # noqa: PLR0913 - one parameter for each of the caller's
+        self,
+        deadline: float | None,
+        name: Name,
+        *,
+        wait: float | None,
+        shared: bool,
+        reentrant: bool,
+        owner: object,
+    ) -> AsyncHeld:
+        self._check_open()
+        ticket = None
+        try:
+            key = await self._key(name, deadline)
+            if reentrant and (again := self._hold_again(key, owner, shared=shared)):
+                return again
+            ticket = Ticket(key, name, shared=shared, owner=owner)
+            turn = self._enter(ticket, wait)
+            if turn and await self._try(ticket, at_least(deadline, self._bind().loop.time())):
+                return AsyncHeld(self, ticket)
+            if await acontend(self, ticket, deadline):
+                return AsyncHeld(self, ticket)
+            self._abandon(ticket)
+        except Expired:
+            self._abandon(ticket)
+        except BaseException:
+            self._abandon(ticket)
+            raise
+        raise await self._timed_out(name, wait or 0.0)
+
+    async def _attempt(
+        self, name: Name, *, shared: bool = False, reentrant: bool = False, owned: bool = True
+    ) -> AsyncHeld | None:
+        self._bind()
+        owner = asyncio.current_task() if owned else None
+        self._check_open()
+        key = await self._key(name, None)
+        if reentrant and (again := self._hold_again(key, owner, shared=shared)):
+            return again
+        ticket = Ticket(key, name, shared=shared, owner=owner)
+        try:
+            if not self._ledger.enter(ticket, queue=False):
+                return None
+            if await self._try(ticket, None):
+                return AsyncHeld(self, ticket)
+        except BaseException:
+            self._abandon(ticket)
+            raise
+        self._abandon(ticket)
+        return None
+
+    async def _hold_all(self, names: tuple[Name, ...], *, wait: float | None) -> list[AsyncHeld]:
+        loop = self._bind().loop
+        deadline = None if wait is None else loop.time() + wait
+        owner = asyncio.current_task()
+        keys = [await self._key(name, deadline) for name in names]
+        held: dict[Key, AsyncHeld] = {}
+        try:
+            for key, name in sorted(dict(zip(keys, names, strict=True)).items()):
+                if wait == 0:
+                    held[key] = await self._hold(name, wait=0)
+                    continue
+                held[key] = await self._hold_by(
+                    deadline, name, wait=wait, shared=False, reentrant=False, owner=owner
+                )
+        except BaseException:
+            for one in reversed(held.values()):
+                with contextlib.suppress(LockError):
+                    self._let_go_soon(one)
+            raise
+        return [held[key] for key in dict.fromkeys(keys)]
+
+    def _hold_again(self, key: Key, owner: object, *, shared: bool) -> AsyncHeld | None:
+        ticket = self._ledger.find_held(key, owner)
+        if ticket is None:
+            return None
+        if ticket.shared and not shared:
+            raise self._refuse_upgrade(ticket)
+        ticket.depth += 1
+        return AsyncHeld(self, ticket)
+
+    def _enter(self, ticket: Ticket, wait: float | None) -> bool:
+        if self._ledger.enter(ticket, queue=False):
+            return True
+        own = wait is None and ticket.owner is not None
+        if own and self._ledger.find_held(ticket.key, ticket.owner):
+            raise self._waits_for_itself(ticket, "task")
+        ticket.waker = self._bind().loop.create_future()
+        return self._ledger.enter(ticket, queue=True)
+
+    async def _try(self, ticket: Ticket, deadline: float | None) -> bool:
+        """Try once, on the shared session; on a new one if that turns out to be gone."""
+        for attempt in (1, 2):
+            sessions = self._bind()
+            session = sessions.shared or await sessions.connect(deadline)
+            future = session.ask(self._ledger.try_op(ticket, session))
+            try:
+                return await future if deadline is None else await by(deadline, future)
+            except SessionLost as error:
+                if attempt == 2:  # noqa: PLR2004
+                    msg = f"the server ended a new session at once: {error}; try again"
+                    raise DatabaseUnavailable(msg) from None
+        raise AssertionError
+
+    # -- releasing -------------------------------------------------------------------------------
+
+    async def _let_go_all(self, held: list[AsyncHeld]) -> list[LockError]:
+        # All are sent before any is awaited: a cancellation then leaves none behind, and one round
+        # trip does for all.
+        errors: list[LockError] = []
+        sent: list[tuple[AsyncHeld, Future[bool]]] = []
+        for one in held:
+            try:
+                future = self._let_go_soon(one)
+            except LockError as error:
+                errors.append(error)
+            else:
+                if future is not None:
+                    sent.append((one, future))
+        for one, future in sent:
+            try:
+                await self._confirm(future, one._ticket)
+            except LockError as error:
+                errors.append(error)
+        return errors
+
+    async def _let_go(self, held: AsyncHeld) -> None:
+        future = self._let_go_soon(held)
+        if future is not None:
+            await self._confirm(future, held._ticket)
+
+    async def _confirm(self, future: Future[bool], ticket: Ticket) -> None:
+        try:
+            if await future:
+                return
+        except SessionLost:
+            pass
+        raise self._lost(ticket)
+
+    def _let_go_soon(self, held: AsyncHeld) -> Future[bool] | None:
+        if not held._open:
+            msg = f"{held!r} is not held any more"
+            raise LockNotHeld(msg)
+        held._open = False
+        return self._release(held._ticket)
+
+    def _release(self, ticket: Ticket) -> Future[bool] | None:
+        """Send the release; when its future is done, the lock is free for everybody."""
+        if ticket.state is FORKED:
+            return None
+        if ticket.depth > 1:
+            ticket.depth -= 1
+            return None
+        if ticket.state is LOST:
+            raise self._lost(ticket)
+        if ticket.state is not HELD:
+            msg = f"{ticket.name!r} is not held any more"
+            raise LockNotHeld(msg)
+        ticket.state = RELEASING
+        session: AsyncSession = ticket.session
+        return session.ask(self._ledger.release_op(ticket))
+
+    def _abandon(self, ticket: Ticket | None) -> None:
+        """Give up a ticket in whatever state it is; nobody waits for what the server says."""
+        if ticket is None:
+            return
+        _wake_all(self._ledger.withdraw(ticket))
+        if ticket.state is HELD:
+            self._release(ticket)
+
+    def _drop(self, ticket: Ticket) -> None:
+        """Release a ticket whose handle was garbage-collected, wherever that happened."""
+        loop = self._sessions.loop if self._sessions is not None else None
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._release_quietly, ticket)
+
+    def _release_quietly(self, ticket: Ticket) -> None:
+        with contextlib.suppress(LockLost, LockNotHeld):
+            self._release(ticket)
+
+    # -- what sessions report --------------------------------------------------------------------
+
+    def _settle(self, op: Op, session: AsyncSession, verdict: bool | Exception) -> None:  # noqa: FBT001
+        ticket = op.ticket
+        if isinstance(verdict, Exception):
+            woken = self._ledger.unanswered(op)
+        else:
+            woken = self._ledger.settle(op, session, answer=verdict)
+        _wake_all(woken)
+        if ticket.state is HELD:
+            ticket.since = time.time()
+            if ticket.withdrawn:
+                self._release(ticket)
+        elif op.releases and self._sessions is not None and session is not self._sessions.shared:
+            session._loop.call_soon(self._sessions.retire, session)
+
+    def _book(self, ticket: Ticket, session: AsyncSession) -> None:
+        self._ledger.grant(ticket, session)
+        ticket.since = time.time()
+
+    def _session_lost(self, session: AsyncSession, unanswered: list[Op]) -> None:
+        for op in unanswered:
+            _wake_all(self._ledger.unanswered(op))
+        lost, woken = self._ledger.forget(session)
+        _wake_all(woken)
+        if not self._closed:
+            tell_lost(lost)
+
+    # -- questions -------------------------------------------------------------------------------
+
+    async def _key(self, name: Name, deadline: float | None) -> Key:
+        key = self._ascii_key(name)
+        if key is None:
+            await self._bind().connect(deadline)
+            key = self._ascii_key(name)
+        assert key is not None
+        return key
+
+    async def _ask_holders(self, key: Key, deadline: float | None) -> list[Holder]:
+        sessions = self._bind()
+        session = sessions.shared or await sessions.connect(deadline)
+        try:
+            return await by(deadline, session.fetch(_plan.holders(key)))
+        except Refused as refusal:
+            raise _plan.server_error(refusal) from None
+        except SessionLost as error:
+            msg = f"the session ended while it was asked: {error}; try again"
+            raise DatabaseUnavailable(msg) from None
+
+    async def _timed_out(self, name: Name, wait: float) -> LockTimeout:
+        key = self._ascii_key(name)
+        holders: list[Holder] = []
+        sessions = self._bind()
+        if key is not None and sessions.shared is not None:
+            with contextlib.suppress(Expired, LockError):
+                holders = await self._ask_holders(key, self._bind().loop.time() + GRACE)
+        return timeout(name, key, wait, holders)
+
+    async def _token(self, ticket: Ticket) -> int:
+        if ticket.token is None:
+            if ticket.state is not HELD:
+                raise self._lost(ticket)
+            try:
+                token = await ticket.session.fetch(_plan.token())
+            except SessionLost:
+                raise self._lost(ticket) from None
+            except Refused as refusal:
+                raise _plan.server_error(refusal) from None
+            # Two tasks may ask at once: the first answer is the hold's token.
+            ticket.token = ticket.token or token
+        return ticket.token
+
+
+def wake(waker: Future[None] | None) -> None:
+    """Wake the task that waits on this future; a second call does nothing."""
+    if waker is not None and not waker.done():
+        waker.set_result(None)
+
+
+def _wake_all(tickets: Iterable[Ticket]) -> None:
+    for ticket in tickets:
+        wake(ticket.waker)

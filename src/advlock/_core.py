@@ -1,0 +1,326 @@
+"""What the sync client does. Its twin is `_acore.py`."""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from advlock import _plan
+from advlock._client import GRACE, Client, at_least, timeout
+from advlock._contend import contend
+from advlock._held import Held, tell_lost
+from advlock._ledger import FORKED, HELD, LOST, RELEASING, Op, Ticket
+from advlock._plan import Expired, Refused, SessionLost
+from advlock._sessions import Sessions
+from advlock._waiter import new_waiter, wake
+from advlock.errors import DatabaseUnavailable, LockError, LockLost, LockNotHeld
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from advlock._holder import Holder
+    from advlock._key import Key, Name
+    from advlock._session import Session
+    from advlock.errors import LockTimeout
+
+
+class Core(Client):
+    """Acquires and releases, for threads; `Locks` adds the verbs."""
+
+    def _reset(self) -> None:
+        self._mutex = threading.Lock()
+        self._sessions = Sessions(self, self._settle, self._session_lost)
+
+    def _disown_sessions(self) -> None:
+        self._sessions.disown()
+
+    # -- acquiring -------------------------------------------------------------------------------
+
+    def _hold(
+        self,
+        name: Name,
+        *,
+        wait: float | None = None,
+        shared: bool = False,
+        reentrant: bool = False,
+        owned: bool = True,
+    ) -> Held:
+        if wait == 0:
+            held = self._attempt(name, shared=shared, reentrant=reentrant, owned=owned)
+            if held is None:
+                raise self._timed_out(name, wait)
+            return held
+        deadline = None if wait is None else time.monotonic() + wait
+        owner = threading.current_thread() if owned else None
+        return self._hold_by(
+            deadline, name, wait=wait, shared=shared, reentrant=reentrant, owner=owner
+        )
+
+    def _hold_by(  # noqa: PLR0913 - one parameter for each of the caller's
+        self,
+        deadline: float | None,
+        name: Name,
+        *,
+        wait: float | None,
+        shared: bool,
+        reentrant: bool,
+        owner: object,
+    ) -> Held:
+        self._check_open()
+        ticket = None
+        try:
+            key = self._key(name, deadline)
+            if reentrant and (again := self._hold_again(key, owner, shared=shared)):
+                return again
+            ticket = Ticket(key, name, shared=shared, owner=owner)
+            turn = self._enter(ticket, wait)
+            if turn and self._try(ticket, at_least(deadline, time.monotonic())):
+                return Held(self, ticket)
+            if contend(self, ticket, deadline):
+                return Held(self, ticket)
+            self._abandon(ticket)
+        except Expired:
+            self._abandon(ticket)
+        except BaseException:
+            self._abandon(ticket)
+            raise
+        raise self._timed_out(name, wait or 0.0)
+
+    def _attempt(
+        self, name: Name, *, shared: bool = False, reentrant: bool = False, owned: bool = True
+    ) -> Held | None:
+        owner = threading.current_thread() if owned else None
+        self._check_open()
+        key = self._key(name, None)
+        if reentrant and (again := self._hold_again(key, owner, shared=shared)):
+            return again
+        ticket = Ticket(key, name, shared=shared, owner=owner)
+        try:
+            with self._mutex:
+                if not self._ledger.enter(ticket, queue=False):
+                    return None
+            if self._try(ticket, None):
+                return Held(self, ticket)
+            self._abandon(ticket)
+        except BaseException:
+            self._abandon(ticket)
+            raise
+        return None
+
+    def _hold_all(self, names: tuple[Name, ...], *, wait: float | None) -> list[Held]:
+        deadline = None if wait is None else time.monotonic() + wait
+        owner = threading.current_thread()
+        keys = [self._key(name, deadline) for name in names]
+        held: dict[Key, Held] = {}
+        try:
+            for key, name in sorted(dict(zip(keys, names, strict=True)).items()):
+                if wait == 0:
+                    held[key] = self._hold(name, wait=0)
+                    continue
+                held[key] = self._hold_by(
+                    deadline, name, wait=wait, shared=False, reentrant=False, owner=owner
+                )
+        except BaseException:
+            self._let_go_all([*held.values()][::-1])
+            raise
+        return [held[key] for key in dict.fromkeys(keys)]
+
+    def _hold_again(self, key: Key, owner: object, *, shared: bool) -> Held | None:
+        with self._mutex:
+            ticket = self._ledger.find_held(key, owner)
+            if ticket is not None:
+                if ticket.shared and not shared:
+                    raise self._refuse_upgrade(ticket)
+                ticket.depth += 1
+        return Held(self, ticket) if ticket is not None else None
+
+    def _enter(self, ticket: Ticket, wait: float | None) -> bool:
+        with self._mutex:
+            if self._ledger.enter(ticket, queue=False):
+                return True
+            own = wait is None and ticket.owner is not None
+            if own and self._ledger.find_held(ticket.key, ticket.owner):
+                raise self._waits_for_itself(ticket, "thread")
+            ticket.waker = new_waiter()
+            return self._ledger.enter(ticket, queue=True)
+
+    def _try(self, ticket: Ticket, deadline: float | None) -> bool:
+        """Try once, on the shared session; on a new one if that turns out to be gone."""
+        for attempt in (1, 2):
+            session = self._sessions.shared or self._sessions.connect(deadline)
+            op = self._ledger.try_op(ticket, session)
+            try:
+                return session.ask(op, deadline)
+            except SessionLost as error:
+                if attempt == 2:  # noqa: PLR2004
+                    msg = f"the server ended a new session at once: {error}; try again"
+                    raise DatabaseUnavailable(msg) from None
+        raise AssertionError
+
+    # -- releasing -------------------------------------------------------------------------------
+
+    def _let_go_all(self, held: list[Held]) -> list[LockError]:
+        errors = []
+        left = list(held)
+        try:
+            while left:
+                try:
+                    self._let_go(left[0])
+                except LockError as error:
+                    errors.append(error)
+                del left[0]
+        finally:
+            # Interrupted: the traceback keeps the others alive, so no finalizer would free them.
+            for one in left:
+                self._drop(one._ticket)
+        return errors
+
+    def _let_go(self, held: Held) -> None:
+        if not held._open:
+            msg = f"{held!r} is not held any more"
+            raise LockNotHeld(msg)
+        self._release(held._ticket)
+        held._open = False
+
+    def _release(self, ticket: Ticket) -> None:
+        """Release for certain: afterwards the lock is free for everybody."""
+        if ticket.state is FORKED:
+            return
+        if ticket.depth > 1:
+            ticket.depth -= 1
+            return
+        if ticket.state is LOST:
+            raise self._lost(ticket)
+        if ticket.state is not HELD:
+            msg = f"{ticket.name!r} is not held any more"
+            raise LockNotHeld(msg)
+        session: Session = ticket.session
+        op = self._ledger.release_op(ticket)
+        try:
+            ticket.state = RELEASING
+            released = session.ask(op, None)
+            if released:
+                self._sessions.retire(session)
+        except SessionLost:
+            raise self._lost(ticket) from None
+        except BaseException:
+            self._see_through(op)
+            raise
+        if not released:
+            raise self._lost(ticket)
+
+    def _see_through(self, op: Op) -> None:
+        """Have `op` asked by somebody else; a session for this lock alone may as well end."""
+        session: Session = op.session
+        if session.lost is None and session is not self._sessions.shared:
+            session.close("interrupted while releasing")
+        else:
+            session.put(op)
+
+    def _abandon(self, ticket: Ticket | None) -> None:
+        """Give up a ticket in whatever state it is; nobody waits for what the server says."""
+        if ticket is None:
+            return
+        with self._mutex:
+            woken = self._ledger.withdraw(ticket)
+            op = ticket.op
+            if ticket.state is HELD:
+                op = self._ledger.release_op(ticket)
+                ticket.state = RELEASING
+        _wake_all(woken)
+        if op is not None:
+            self._see_through(op)
+        self._sessions.dismiss(ticket)
+
+    def _drop(self, ticket: Ticket) -> None:
+        """Release a ticket whose handle was garbage-collected, wherever that happened."""
+        with contextlib.suppress(RuntimeError):  # the interpreter is shutting down
+            _thread.start_new_thread(self._release_quietly, (ticket,))
+
+    def _release_quietly(self, ticket: Ticket) -> None:
+        with contextlib.suppress(LockLost, LockNotHeld):
+            self._release(ticket)
+
+    # -- what sessions report --------------------------------------------------------------------
+
+    def _settle(self, op: Op, session: Session, verdict: bool | Exception) -> None:  # noqa: FBT001
+        ticket = op.ticket
+        with self._mutex:
+            if isinstance(verdict, Exception):
+                woken = self._ledger.unanswered(op)
+            else:
+                if verdict and not op.releases:
+                    ticket.since = time.time()
+                woken = self._ledger.settle(op, session, answer=verdict)
+            unwanted = ticket.withdrawn and ticket.state is HELD
+            if unwanted:
+                ticket.state = RELEASING
+        if woken:
+            _wake_all(woken)
+        if unwanted:
+            session.put(self._ledger.release_op(ticket))
+
+    def _book(self, ticket: Ticket, session: Session) -> None:
+        with self._mutex:
+            self._ledger.grant(ticket, session)
+            ticket.since = time.time()
+
+    def _session_lost(self, session: Session, unanswered: list[Op]) -> None:
+        with self._mutex:
+            woken = [t for op in unanswered for t in self._ledger.unanswered(op)]
+            lost, more = self._ledger.forget(session)
+        _wake_all(woken)
+        _wake_all(more)
+        if not self._closed:
+            tell_lost(lost)
+
+    # -- questions -------------------------------------------------------------------------------
+
+    def _key(self, name: Name, deadline: float | None) -> Key:
+        key = self._ascii_key(name)
+        if key is None:
+            self._sessions.connect(deadline)
+            key = self._ascii_key(name)
+        assert key is not None
+        return key
+
+    def _ask_holders(self, key: Key, deadline: float | None) -> list[Holder]:
+        sessions = self._sessions
+        session = sessions.shared or sessions.connect(deadline)
+        try:
+            return session.fetch(_plan.holders(key), deadline)
+        except Refused as refusal:
+            raise _plan.server_error(refusal) from None
+        except SessionLost as error:
+            msg = f"the session ended while it was asked: {error}; try again"
+            raise DatabaseUnavailable(msg) from None
+
+    def _timed_out(self, name: Name, wait: float) -> LockTimeout:
+        key = self._ascii_key(name)
+        holders: list[Holder] = []
+        sessions = self._sessions
+        if key is not None and sessions.shared is not None:
+            with contextlib.suppress(Expired, LockError):
+                holders = self._ask_holders(key, time.monotonic() + GRACE)
+        return timeout(name, key, wait, holders)
+
+    def _token(self, ticket: Ticket) -> int:
+        if ticket.token is None:
+            if ticket.state is not HELD:
+                raise self._lost(ticket)
+            try:
+                ticket.token = ticket.session.fetch(_plan.token(), None)
+            except SessionLost:
+                raise self._lost(ticket) from None
+            except Refused as refusal:
+                raise _plan.server_error(refusal) from None
+        return ticket.token
+
+
+def _wake_all(tickets: Iterable[Ticket]) -> None:
+    for ticket in tickets:
+        if ticket.waker is not None:
+            wake(ticket.waker)

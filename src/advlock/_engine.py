@@ -1,0 +1,221 @@
+"""What the owner of a session's turn does: send, wait, hand out the answers, and end it."""
+
+from __future__ import annotations
+
+import logging
+import select
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psycopg
+
+from advlock import _plan
+from advlock._connect import PATIENCE
+from advlock._plan import Expired, Refused, SessionLost, Unanswered
+from advlock._waiter import milliseconds, wake
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from advlock._ledger import Op
+    from advlock._wire import Answer, Wire
+
+log = logging.getLogger("advlock")
+R = TypeVar("R")
+
+_LARGEST_BATCH = 500
+
+
+class Engine:
+    """One server session, used by one thread at a time: whoever has the turn (`_session.py`).
+
+    Its steps can be taken up again by another thread where an exception cut them short: what is
+    under way is written down before it begins, and every answer is booked once.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        settle: Callable[[Op, Any, bool | Exception], Any] | None = None,
+        on_lost: Callable[[Any, list[Op]], Any] | None = None,
+    ) -> None:
+        self.wire = wire
+        self.lost: str | None = None
+        self._settle = settle
+        self._on_lost = on_lost
+        self._poll = select.poll()
+        self._poll.register(wire.fd, select.POLLIN)
+        self._mask = select.POLLIN
+        self._pending: deque[Op] = deque()
+        # What the owner of the turn is in the middle of, so that a rescuer can go on from there.
+        self._busy = False  # a request was sent whose answer is not booked yet
+        self._ops: list[Op] = []  # what it asked, if it is a combined request
+        self._verdicts: Sequence[bool | Exception] | None = None  # what was answered
+        self._fragile = False  # an interruption here leaves no way to go on
+        self._patient = False  # the server was asked to wait
+        self._doomed: str | None = None  # why it is to end as soon as its user leaves
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def _drive(
+        self, plan: _plan.SessionPlan[R], deadline: float | None, *, patient: bool = False
+    ) -> R:
+        """Do what `plan` yields until it returns: one of the two loops that drive plans."""
+        try:
+            script = next(plan)
+            while True:
+                answer = self._exchange(script, deadline, patient=patient)
+                try:
+                    rows = answer.rows()
+                except Refused as refusal:
+                    script = plan.throw(refusal)
+                else:
+                    script = plan.send(rows)
+        except StopIteration as stop:
+            verdict: R = stop.value
+            return verdict
+
+    def _exchange(self, script: _plan.Script, deadline: float | None, *, patient: bool) -> Answer:
+        self._check()
+        fragile, self._fragile = self._fragile, True
+        self._busy = True
+        self._send(lambda: self.wire.send_script(script))
+        self._fragile = fragile
+        answer = self._receive(deadline, patient=patient)
+        self._busy = False
+        return answer
+
+    def _run_batch(self, deadline: float | None) -> None:
+        """With the turn: send everything that is queued, and hand out the answers."""
+        self._check()
+        self._fragile = True
+        ops: list[Op] = []
+        self._ops, self._verdicts = ops, None
+        self._take(ops)
+        if ops:
+            self._busy = True
+            self._send(lambda: self.wire.send_ops(ops))
+            self._fragile = False
+            self._finish(deadline)
+        self._fragile = False
+
+    def _take(self, ops: list[Op]) -> None:
+        pending = self._pending
+        while pending and len(ops) < _LARGEST_BATCH:
+            op = pending[0]
+            if not (op.taken or op.done):
+                op.taken = True
+                ops.append(op)
+            pending.popleft()
+
+    def _finish(self, deadline: float | None, *, again: bool = False) -> None:
+        """Wait for the answer to what is in flight, and hand it out.
+
+        May be called `again`, by a rescuer: whoever was interrupted may have read it already.
+        """
+        ops = self._ops
+        if self._verdicts is None:
+            answer = self._receive(deadline, patient=False, again=again)
+            try:
+                self._verdicts = answer.verdicts() if ops else []
+            except Refused as refusal:
+                self._verdicts = self._recover(ops, refusal)
+        for op, verdict in zip(ops, self._verdicts, strict=True):
+            if not op.done:
+                self._answer(op, verdict)
+            if op.waiter is not None:  # also where an interruption fell between the two
+                wake(op.waiter)
+        if any(op.releases and op.done and not op.result for op in ops):
+            self._end("the server says that it did not hold a lock that was released")
+        self._busy = False
+
+    def _recover(self, ops: list[Op], refusal: Refused) -> list[bool | Exception]:
+        self._fragile = True
+        try:
+            verdicts = self._drive(_plan.recover(ops, refusal), None)
+        except Refused as again:
+            self._end(f"the server refused a combined request ({again.message})")
+            raise SessionLost(self.lost) from again
+        self._fragile = False
+        self._busy = True
+        return verdicts
+
+    def _answer(self, op: Op, verdict: bool | Exception) -> None:  # noqa: FBT001
+        if isinstance(verdict, Unanswered):
+            op.taken = False
+            self._pending.append(op)
+            return
+        if self._settle is not None:
+            self._settle(op, self, verdict)
+        if isinstance(verdict, Exception):
+            op.error = verdict
+        else:
+            op.result = verdict
+        op.done = True
+
+    def _send(self, send: Callable[[], None]) -> None:
+        try:
+            send()
+        except psycopg.Error as error:
+            self._end(str(error))
+            raise SessionLost(self.lost) from error
+
+    def _receive(self, deadline: float | None, *, patient: bool, again: bool = False) -> Answer:
+        """Wait until the answer is whole.
+
+        A server that is asked what it cannot block on answers at once, or is not there any more:
+        after `PATIENCE` seconds of silence the session is given up. A `patient` caller, one that
+        asked the server to wait, sets its own limit instead.
+        """
+        limit = None if patient else time.monotonic() + PATIENCE
+        while True:
+            mask = select.POLLIN | select.POLLOUT if self.wire.unsent else select.POLLIN
+            if mask != self._mask:
+                self._poll.modify(self.wire.fd, mask)
+                self._mask = mask
+            if not (again or self._poll.poll(milliseconds(deadline, limit))):
+                if limit is None or time.monotonic() < limit:
+                    raise Expired
+                self._end(f"the server did not answer for {PATIENCE:.0f} s")
+                raise SessionLost(self.lost)
+            try:
+                answer = self.wire.receive()
+            except psycopg.Error as error:
+                self._end(str(error))
+                raise SessionLost(self.lost) from error
+            if answer is not None:
+                return answer
+            again = False
+
+    # -- the end ---------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        if self._doomed is not None:
+            self._end(self._doomed)
+        if self.lost is not None:
+            raise SessionLost(self.lost)
+
+    def _end(self, reason: str) -> None:
+        """With the turn: the session is over. Close the socket; the server frees the locks."""
+        if self.lost is None:
+            self.lost = " ".join(reason.split())
+            log.debug("session ended: %s", self.lost, extra={"event": "session.ended"})
+        self._bury()
+
+    def _bury(self) -> None:
+        """With the turn, after the end: close, and tell everybody. May be called again."""
+        self.wire.close()
+        self._fragile = self._busy = False
+        ops = [*self._ops, *self._pending]
+        if self._on_lost is not None:
+            self._on_lost(self, [op for op in ops if not op.done])
+        for op in ops:
+            if not op.done:
+                op.error = SessionLost(self.lost)
+                op.done = True
+            if op.waiter is not None:
+                wake(op.waiter)
+        # Not `clear`: what was appended meanwhile has somebody who waits to be woken.
+        while self._pending and self._pending[0].done:
+            self._pending.popleft()
