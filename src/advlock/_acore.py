@@ -62,11 +62,6 @@ class AsyncCore(Client):
         reentrant: bool = False,
         owned: bool = True,
     ) -> AsyncHeld:
-        if wait == 0:
-            held = await self._attempt(name, shared=shared, reentrant=reentrant, owned=owned)
-            if held is None:
-                raise await self._timed_out(name, wait)
-            return held
         deadline = None if wait is None else self._bind().loop.time() + wait
         owner = asyncio.current_task() if owned else None
         return await self._hold_by(
@@ -85,13 +80,13 @@ class AsyncCore(Client):
     ) -> AsyncHeld:
         self._check_open()
         ticket = None
+        soon = at_least(deadline, self._bind().loop.time())
         try:
-            key = await self._key(name, deadline)
+            key = await self._key(name, soon)
             if reentrant and (again := self._hold_again(key, owner, shared=shared)):
                 return again
             ticket = Ticket(key, name, shared=shared, owner=owner)
-            turn = self._enter(ticket, wait)
-            if turn and await self._try(ticket, at_least(deadline, self._bind().loop.time())):
+            if self._enter(ticket, wait) and await self._try(ticket, soon):
                 return AsyncHeld(self, ticket)
             if await acontend(self, ticket, deadline):
                 return AsyncHeld(self, ticket)
@@ -132,9 +127,6 @@ class AsyncCore(Client):
         held: dict[Key, AsyncHeld] = {}
         try:
             for key, name in sorted(dict(zip(keys, names, strict=True)).items()):
-                if wait == 0:
-                    held[key] = await self._hold(name, wait=0)
-                    continue
                 held[key] = await self._hold_by(
                     deadline, name, wait=wait, shared=False, reentrant=False, owner=owner
                 )

@@ -11,6 +11,7 @@ import _thread
 import asyncio
 import logging
 import select
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -56,7 +57,8 @@ class AsyncSession:
         self._watchdog: TimerHandle | None = None
         self._asked_at = 0.0
         self._recovery: asyncio.Task[None] | None = None
-        loop.add_reader(wire.fd, self._readable)
+        # Weakly: the loop must not keep a client alive that everybody else has forgotten.
+        loop.add_reader(wire.fd, _weakly(self._readable))
 
     def when_lost(self, callback: Callable[[AsyncSession, list[Op]], Any]) -> None:
         """Name who is told, once, when the session has ended, and of what stays unanswered."""
@@ -150,10 +152,10 @@ class AsyncSession:
             self.end(str(error))
             return
         if self.wire.unsent:
-            self._loop.add_writer(self.wire.fd, self._writable)
+            self._loop.add_writer(self.wire.fd, _weakly(self._writable))
         self._asked_at = self._loop.time()
         if self._watchdog is None:
-            self._watchdog = self._loop.call_later(PATIENCE, self._watch)
+            self._watchdog = self._loop.call_later(PATIENCE, _weakly(self._watch))
 
     def _take(self) -> list[Op]:
         if len(self._pending) <= _LARGEST_BATCH:
@@ -240,7 +242,7 @@ class AsyncSession:
         if silent >= PATIENCE:
             self.end(f"the server did not answer for {PATIENCE:.0f} s")
         else:
-            self._watchdog = self._loop.call_later(PATIENCE - silent, self._watch)
+            self._watchdog = self._loop.call_later(PATIENCE - silent, _weakly(self._watch))
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -283,6 +285,17 @@ class AsyncSession:
         """In a forked child: drop our copy of the parent's socket, and touch nothing else."""
         self.lost = "the process forked; a child starts without locks"
         self.wire.disown()
+
+
+def _weakly(method: Callable[[], None]) -> Callable[[], None]:
+    reference = weakref.WeakMethod(method)
+
+    def call() -> None:
+        alive = reference()
+        if alive is not None:
+            alive()
+
+    return call
 
 
 def _cancel_and_close(wire: Wire) -> None:

@@ -29,7 +29,7 @@ _HINTS: Final = (
     ("password authentication failed", "check the user and the password in {origin}"),
     ("no password supplied", "put a password into {origin}, PGPASSWORD or ~/.pgpass"),
     ("translate host name", "check the host's name in {origin}"),
-    ("could not resolve", "check the host's name in {origin}"),
+    ("resolve host", "check the host's name in {origin}"),
     ("no pg_hba.conf entry", "ask the server's administrator for an entry in pg_hba.conf"),
     ("refused", "is PostgreSQL running there, and is the port right in {origin}?"),
     ("No such file or directory", "is PostgreSQL running there? Or name a host in {origin}"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import _thread
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -59,10 +59,8 @@ class Connecting:
         self._done = done
         self._finished = False
         self._waiters: list[Any] = []
-        self._thread = threading.Thread(
-            target=self._connect, args=(conninfo, dsn), name="advlock-connect", daemon=True
-        )
-        self._thread.start()
+        # Not a `threading.Thread`: its start() waits in ways that an interruption breaks.
+        _thread.start_new_thread(self._connect, (conninfo, dsn))
 
     def _connect(self, conninfo: str, dsn: Dsn) -> None:
         try:

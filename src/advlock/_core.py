@@ -48,11 +48,6 @@ class Core(Client):
         reentrant: bool = False,
         owned: bool = True,
     ) -> Held:
-        if wait == 0:
-            held = self._attempt(name, shared=shared, reentrant=reentrant, owned=owned)
-            if held is None:
-                raise self._timed_out(name, wait)
-            return held
         deadline = None if wait is None else time.monotonic() + wait
         owner = threading.current_thread() if owned else None
         return self._hold_by(
@@ -71,13 +66,13 @@ class Core(Client):
     ) -> Held:
         self._check_open()
         ticket = None
+        soon = at_least(deadline, time.monotonic())
         try:
-            key = self._key(name, deadline)
+            key = self._key(name, soon)
             if reentrant and (again := self._hold_again(key, owner, shared=shared)):
                 return again
             ticket = Ticket(key, name, shared=shared, owner=owner)
-            turn = self._enter(ticket, wait)
-            if turn and self._try(ticket, at_least(deadline, time.monotonic())):
+            if self._enter(ticket, wait) and self._try(ticket, soon):
                 return Held(self, ticket)
             if contend(self, ticket, deadline):
                 return Held(self, ticket)
@@ -117,9 +112,6 @@ class Core(Client):
         held: dict[Key, Held] = {}
         try:
             for key, name in sorted(dict(zip(keys, names, strict=True)).items()):
-                if wait == 0:
-                    held[key] = self._hold(name, wait=0)
-                    continue
                 held[key] = self._hold_by(
                     deadline, name, wait=wait, shared=False, reentrant=False, owner=owner
                 )

@@ -52,6 +52,7 @@ class Engine:
         self._busy = False  # a request was sent whose answer is not booked yet
         self._ops: list[Op] = []  # what it asked, if it is a combined request
         self._verdicts: Sequence[bool | Exception] | None = None  # what was answered
+        self._sending = False  # an interruption here leaves open whether it was sent
         self._fragile = False  # an interruption here leaves no way to go on
         self._patient = False  # the server was asked to wait
         self._doomed: str | None = None  # why it is to end as soon as its user leaves
@@ -89,16 +90,27 @@ class Engine:
     def _run_batch(self, deadline: float | None) -> None:
         """With the turn: send everything that is queued, and hand out the answers."""
         self._check()
-        self._fragile = True
         ops: list[Op] = []
         self._ops, self._verdicts = ops, None
+        self._sending = True
         self._take(ops)
         if ops:
-            self._busy = True
             self._send(lambda: self.wire.send_ops(ops))
-            self._fragile = False
+            self._busy = True
+        self._sending = False
+        if ops:
             self._finish(deadline)
-        self._fragile = False
+
+    def _unsend(self) -> None:
+        """After an interruption while sending: see the request through, or take it back."""
+        if self.wire.under_way():
+            self._busy = True
+        else:
+            unasked = [op for op in self._ops if not op.done and op not in self._pending]
+            self._pending.extendleft(reversed(unasked))
+            for op in self._pending:
+                op.taken = False
+        self._sending = False
 
     def _take(self, ops: list[Op]) -> None:
         pending = self._pending
@@ -206,7 +218,7 @@ class Engine:
     def _bury(self) -> None:
         """With the turn, after the end: close, and tell everybody. May be called again."""
         self.wire.close()
-        self._fragile = self._busy = False
+        self._fragile = self._sending = self._busy = False
         ops = [*self._ops, *self._pending]
         if self._on_lost is not None:
             self._on_lost(self, [op for op in ops if not op.done])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,12 @@ def _seconds(blocking: bool, timeout: float) -> float | None:  # noqa: FBT001
     if not blocking and timeout != -1:
         msg = "can't specify a timeout for a non-blocking call"
         raise ValueError(msg)
+    if math.isnan(timeout):
+        msg = "Invalid value NaN (not a number)"
+        raise ValueError(msg)
+    if math.isinf(timeout):
+        msg = "timestamp too large to convert to C _PyTime_t"
+        raise OverflowError(msg)
     if timeout < 0 and timeout != -1:
         msg = "timeout value must be a non-negative number"
         raise ValueError(msg)

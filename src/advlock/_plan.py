@@ -43,6 +43,7 @@ class Refused(Exception):  # noqa: N818 - an answer, not a failure: plans catch 
         super().__init__(sqlstate, message)
         self.sqlstate = sqlstate
         self.message = message
+        self.rows: Rows = []  # of the statements before it
 
 
 class Expired(Exception):  # noqa: N818 - an answer, not a failure
@@ -86,9 +87,17 @@ def set_up(startup_pid: int) -> SessionPlan[None]:
     """
     names = _array(list(_sql.SETTINGS))
     values = _array(list(_sql.SETTINGS.values()))
+    failed = None
     try:
-        answer = yield Script((Step(_sql.SET_UP, (names, values)),), prepare=True)
+        answer = yield Script((Step(_sql.SET_UP, (names, values), sync=True),), prepare=True)
     except Refused as refusal:
+        failed = refusal
+        answer = refusal.rows
+    _judge(startup_pid, answer, failed)
+
+
+def _judge(startup_pid: int, answer: Rows, refusal: Refused | None) -> None:
+    if not answer and refusal is not None:
         if refusal.sqlstate[:2] in _PASSING:
             raise server_error(refusal) from refusal
         raise UnsafeServer(
@@ -113,6 +122,8 @@ def set_up(startup_pid: int) -> SessionPlan[None]:
             "?target_session_attrs=read-write in the DSN",
             reason="replica",
         )
+    if refusal is not None:
+        raise server_error(refusal) from refusal
 
 
 def wait_for(ticket: Ticket, seconds: float | None) -> SessionPlan[bool]:

@@ -166,6 +166,8 @@ class Session(Engine):
                 self._wake_next()
             return
         if self._rescued is not me:
+            if self._sending:
+                self._unsend()
             if self._fragile:
                 self._end("interrupted in the middle of a request")
             elif self._patient and self._busy:

@@ -56,7 +56,14 @@ class Answer(NamedTuple):
         Raises:
             Refused: the server answered with an error.
         """
-        return [_rows(result) for result in self.results]
+        rows: list[Rows] = []
+        for result in self.results:
+            try:
+                rows.append(_rows(result))
+            except Refused as refusal:
+                refusal.rows = rows  # what was answered before
+                raise
+        return rows
 
     def verdicts(self) -> list[bool]:
         """Return the answers to a batch of ops, in order.
@@ -150,6 +157,16 @@ class Wire:
             pgconn.exit_pipeline_mode()
         self.expects = False
         return Answer([r for r in results if r is not None and r.status != _SYNC])
+
+    def under_way(self) -> bool:
+        """Tell whether libpq took a request, where an interruption leaves that open.
+
+        If so, it is ready to be received.
+        """
+        taken = self.pgconn.transaction_status == pq.TransactionStatus.ACTIVE
+        if taken:
+            self.expects = self.unsent = True
+        return bool(taken)
 
     def hung_up(self) -> bool:
         """Take what an idle connection has to say; tell whether that was goodbye."""

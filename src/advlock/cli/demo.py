@@ -1,0 +1,109 @@
+"""`advlock demo`: three workers, one lock, two kills, on a PostgreSQL of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import click
+
+from advlock.cli._say import say
+from advlock.cli._signals import Interrupted
+from advlock.cli.exits import Exit, signalled
+
+if TYPE_CHECKING:
+    from advlock.cli._demo_count import Verdict
+    from advlock.cli._demo_show import Show
+
+SHORTEST: Final = 6  # seconds; both kills need their time
+
+EPILOG = """\
+\b
+A run is a job that began. An overlap is a run that began while another was
+still at work. A tick without a runner is one during which no run began and none
+was at work. All three are counted from what the jobs themselves wrote down.
+
+\b
+Exit codes: 0 when there was no overlap and both takeovers were seen, else 70.
+"""
+
+
+@click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--seconds",
+    type=click.IntRange(min=SHORTEST),
+    default=20,
+    show_default=True,
+    help="How long the workers race.",
+)
+@click.option("--json", "as_json", is_flag=True, help="JSON Lines, the verdict last.")
+@click.option("--without-lock", is_flag=True, help="The control: the same race, unprotected.")
+def demo(seconds: int, as_json: bool, without_lock: bool) -> int:  # noqa: FBT001
+    """Watch three workers race for a lock, and two of them be killed.
+
+    Every second each worker starts `advlock run nightly -n -- JOB`, as cron would on three
+    machines. Then the wrapper of one is killed (its job keeps the lock), later a whole worker (the
+    lock is free at once), and the next one takes over. It runs on a PostgreSQL of its own, and
+    leaves neither a process nor a file behind.
+    """
+    from advlock.cli._demo_show import JsonShow, TextShow  # noqa: PLC0415 - not for --help
+
+    show: Show = JsonShow() if as_json else TextShow()
+    with _Signals() as signals:
+        try:
+            verdict = _play(seconds, show, signals, locked=not without_lock)
+        except Interrupted as interrupted:
+            say("interrupted; stopped the workers and the server, and removed their files")
+            return signalled(interrupted.signum)
+    show.verdict(verdict)
+    return 0 if verdict.good else Exit.BUG
+
+
+def _play(seconds: int, show: Show, signals: _Signals, *, locked: bool) -> Verdict:
+    from advlock import embedded  # noqa: PLC0415 - not for --help
+    from advlock.cli._child import adopt_orphans  # noqa: PLC0415
+    from advlock.cli._demo_crew import Crew  # noqa: PLC0415
+    from advlock.cli._demo_play import Play  # noqa: PLC0415
+
+    show.opening(locked=locked)
+    with embedded.temporary() as server:
+        signals.check()
+        # After the server's start, or it would be adopted, too; before that of the workers.
+        adopt_orphans()
+        # In the server's directory: what a `kill -9` of the demo leaves, the next one removes.
+        directory = server.log_path.with_name("demo")
+        directory.mkdir(mode=0o700)
+        with contextlib.closing(Crew(directory, server.dsn, locked=locked)) as crew:
+            return Play(crew, seconds, show.event, signals.check, kills=locked).run()
+
+
+class _Signals:
+    """Notes a signal that asks us to end; `check` raises it where nothing is half-way.
+
+    A second one changes nothing: the clean-up is under way, and takes a second.
+    """
+
+    def __init__(self) -> None:
+        self._came: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> Self:
+        # An ignored SIGCHLD, which a parent may have left us, would hide every exit code.
+        self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup means it
+                self._before[signum] = signal.signal(signum, self._note)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def _note(self, signum: int, _frame: object) -> None:
+        self._came = self._came or signum
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal came."""
+        if self._came is not None:
+            raise Interrupted(self._came)

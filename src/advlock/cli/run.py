@@ -1,0 +1,276 @@
+"""`advlock run NAME -- COMMAND`: hold a lock while a command runs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from advlock.cli import write_exit_codes
+from advlock.cli._acquire import Grant, Want, acquire
+from advlock.cli._child import NotStarted, Rules, adopt_orphans, has_terminal, spawn, supervise
+from advlock.cli._say import say
+from advlock.cli._signals import Inbox, Interrupted, raise_on_signals
+from advlock.cli.exits import Exit, signalled
+from advlock.errors import ConfigError, DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from advlock._dsn import Dsn
+    from advlock._solo import SoloSession
+
+
+def duration(text: str) -> float:
+    """Seconds of a duration on the command line; 0 and more."""
+    from advlock import _duration  # noqa: PLC0415 - for those who pass one
+
+    try:
+        return _duration.seconds(text)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def lock_name(text: str) -> str:
+    """A name that a lock can have, whatever the server's encoding turns out to be."""
+    from advlock._key import Key  # noqa: PLC0415 - not for --help
+
+    try:
+        Key.of(text)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from None
+    return text
+
+
+class _Run(click.Command):
+    """A command whose last part, behind `--`, belongs to another program."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        head, tail = args, []
+        if "--" in args:
+            split = args.index("--")
+            head, tail = args[:split], args[split + 1 :]
+        ctx.params["command"] = tuple(tail)
+        try:
+            super().parse_args(ctx, head)
+        except click.UsageError as error:
+            if "unexpected extra argument" in error.format_message():
+                self._missing(ctx, "put -- before the command")
+            error.ctx = error.ctx or ctx  # click's parser leaves it out
+            raise
+        if not tail:
+            self._missing(ctx, "no command to run")
+        return []
+
+    def _missing(self, ctx: click.Context, what: str) -> None:
+        example = "advlock run nightly -- ./report.sh --all"
+        raise click.UsageError(f"{what}, for example: {example}", ctx)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "-- COMMAND [ARG]..."]
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_epilog(ctx, formatter)
+        write_exit_codes(formatter)
+
+
+class _Options(NamedTuple):
+    """The command line, understood."""
+
+    want: Want
+    wait: float | None
+    command: tuple[str, ...]
+    conflict: int
+    close: bool
+    rules: Rules
+    dsn: str | None
+    local: bool
+    quiet: bool
+
+    def tell(self, message: str) -> None:
+        """Say who is in the way, unless nobody wants to know."""
+        if not self.quiet:
+            say(message)
+
+
+EPILOG = """\
+\b
+Durations: 5, 30s, 1.5m, 2h, 1d.
+NAME is text, also when it looks like a number; from psql the same lock is
+  SELECT pg_advisory_lock(hashtextextended('NAME', 0));
+
+\b
+Examples:
+  advlock run nightly -- ./report.sh          wait for the lock, then run
+  advlock run -n -E 0 nightly -- ./report.sh  skip when it runs elsewhere (cron)
+  advlock run -w 30s deploy -- make deploy    wait at most 30 seconds
+  advlock run --slots 3 encode -- ./encode    at most three at a time
+
+\b
+The command sees ADVLOCK_NAME, ADVLOCK_KEY, ADVLOCK_TOKEN (greater than that of
+every earlier holder), ADVLOCK_RUN_ID and, with --slots, ADVLOCK_SLOT.
+It inherits the lock's connection: if advlock itself is killed, the lock stays
+until the command has ended. --close opts out.
+"""
+
+
+@click.command(
+    cls=_Run,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.argument("name", type=lock_name)
+@click.option("-n", "--no-wait", "--nonblock", "no_wait", is_flag=True, help="Do not wait.")
+@click.option("-w", "--wait", "--timeout", "wait", type=duration, help="Wait at most so long.")
+@click.option("-s", "--shared", is_flag=True, help="Share the lock with others that share it.")
+@click.option("-x", "--exclusive", is_flag=True, help="Share it with nobody (the default).")
+@click.option(
+    "-E",
+    "--conflict-exit-code",
+    "conflict",
+    type=click.IntRange(0, 255),
+    default=int(Exit.BUSY),
+    show_default=True,
+    help="The exit code when somebody else holds the lock.",
+)
+@click.option("-o", "--close", is_flag=True, help="Do not let the command inherit the lock.")
+@click.option("--slots", type=click.IntRange(min=1), help="Let so many hold it at a time.")
+@click.option("--max-runtime", type=duration, help="Stop the command after so long; 0: never.")
+@click.option(
+    "-k",
+    "--kill-after",
+    type=duration,
+    default="10s",
+    show_default=True,
+    help="Kill a command that was stopped and has not ended after so long.",
+)
+@click.option(
+    "--on-lost",
+    type=click.Choice(["kill", "continue"]),
+    default="kill",
+    show_default=True,
+    help="What to do with the command when the lock is lost while it runs.",
+)
+@click.option("--dsn", metavar="DSN", help="The database: a URL, or libpq's key=value.")
+@click.option("--local", is_flag=True, help="A private PostgreSQL, for trying things out.")
+@click.option("-q", "--quiet", is_flag=True, help="Do not say who holds the lock.")
+@click.pass_context
+def run(ctx: click.Context, /, **given: Any) -> int:
+    """Run a command while holding the lock NAME.
+
+    Waits until the lock is free, runs the command, exits with its exit code. While it runs,
+    nobody else who asks the same database for NAME gets it.
+    """
+    raise_on_signals()
+    try:
+        return _run(_understood(ctx, given))
+    except Interrupted as interrupted:
+        return signalled(interrupted.signum)
+
+
+def _understood(ctx: click.Context, given: dict[str, Any]) -> _Options:
+    for one, other in (
+        ("no_wait", "wait"),
+        ("shared", "exclusive"),
+        ("shared", "slots"),
+        ("dsn", "local"),
+    ):
+        if all(given[flag] is not None and given[flag] is not False for flag in (one, other)):
+            flags = (f"--{flag.replace('_', '-')}" for flag in (one, other))
+            raise click.UsageError(f"{' and '.join(flags)} exclude each other; leave one out", ctx)
+    patient = not given["no_wait"] and given["wait"] != 0
+    return _Options(
+        Want(given["name"], given["shared"], given["slots"], patient),
+        given["wait"] or None,
+        given["command"],
+        given["conflict"],
+        given["close"],
+        Rules(
+            given["max_runtime"],
+            given["kill_after"],
+            given["on_lost"] == "kill",
+            f"the lock {given['name']!r}",
+        ),
+        given["dsn"],
+        given["local"],
+        given["quiet"],
+    )
+
+
+def _run(options: _Options) -> int:
+    from advlock import _label  # noqa: PLC0415 - the database is not needed for --help
+    from advlock._solo import SoloSession  # noqa: PLC0415
+
+    with contextlib.ExitStack() as stack:
+        dsn, users = _database(stack, options)
+        # Our own start-up is not the caller's time: the wait begins with connecting.
+        until = None if options.wait is None else time.monotonic() + options.wait
+        name = options.want.name
+        session = SoloSession.open(dsn, application_name=_label.make(name), deadline=until)
+        try:
+            grant = acquire(session, options.want, until, options.tell)
+            if grant is None:
+                session.close()
+                return options.conflict
+            session.set_application_name(_label.make(name, since=time.time()))
+            return _under_lock(session, grant, options, users)
+        finally:
+            # Whatever happened. Not a goodbye: a process that inherited the socket keeps the lock.
+            session.discard()
+
+
+def _database(stack: contextlib.ExitStack, options: _Options) -> tuple[Dsn | str, list[int]]:
+    """Find the database; with --local also the descriptor that keeps its server running."""
+    if options.local:
+        from advlock import embedded  # noqa: PLC0415 - only --local pays for it
+
+        server = stack.enter_context(embedded.local())
+        return server.dsn, [server.fileno()]
+    from advlock import _dsn  # noqa: PLC0415
+
+    return _dsn.resolve(options.dsn), []
+
+
+def _under_lock(session: SoloSession, grant: Grant, options: _Options, users: list[int]) -> int:
+    env = _environment(grant, options.want.name, session.token())
+    terminal = has_terminal()
+    inbox = Inbox(suspendable=not terminal)
+    inherit = [] if options.close else [session.fileno(), *users]
+    with inbox.opened():
+        adopt_orphans()
+        try:
+            child = spawn(options.command, env=env, inherit=inherit, own_session=not terminal)
+        except NotStarted as failure:
+            say(str(failure))
+            return failure.code
+        code = supervise(child, session, options.rules, inbox, say)
+        if not options.close:
+            session.discard()
+    if options.close and code != Exit.LOST and not _released(session, grant, options):
+        say(f"lost {options.rules.what} before the command ended with exit code {code}")
+        return Exit.LOST if options.rules.stop_when_lost else code
+    return code
+
+
+def _released(session: SoloSession, grant: Grant, options: _Options) -> bool:
+    """Give the lock back, wait until the server has confirmed it; False: it was not ours."""
+    try:
+        was_held = session.unlock(grant.key, shared=options.want.shared)
+        session.close()
+    except DatabaseUnavailable:  # gone since we looked last; the command ended before that
+        return True
+    return was_held
+
+
+def _environment(grant: Grant, name: str, token: int) -> dict[str, str]:
+    env = dict(os.environ)
+    env.pop("ADVLOCK_SLOT", None)  # that of another `advlock run` around this one
+    env["ADVLOCK_NAME"] = name
+    env["ADVLOCK_KEY"] = str(grant.key.value)
+    env["ADVLOCK_TOKEN"] = str(token)
+    env["ADVLOCK_RUN_ID"] = str(uuid.uuid4())
+    if grant.slot is not None:
+        env["ADVLOCK_SLOT"] = str(grant.slot)
+    return env
