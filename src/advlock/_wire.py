@@ -84,8 +84,10 @@ class Wire:
     __slots__ = ("_connection", "_results", "_syncs", "expects", "fd", "pgconn", "unsent")
 
     def __init__(self, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
-        # psycopg's object is kept because its finalizer is the connection's owner in its eyes.
+        # psycopg's object owns the connection in its own eyes. One that belongs to a pool ends
+        # with the program without a warning, as ours does: our client warns for itself.
         self._connection = connection
+        connection._pool = None
         self.pgconn = connection.pgconn
         self.pgconn.nonblocking = 1
         self.fd = self.pgconn.socket
@@ -210,7 +212,6 @@ class Wire:
 
     def disown(self) -> None:
         """In a forked child: let go of the parent's socket, and leave libpq's object alone."""
-        self._connection._pool = None  # or psycopg's finalizer would call it forgotten
         if self.pgconn.status == pq.ConnStatus.OK:
             null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
             os.dup2(null, self.fd, inheritable=False)

@@ -1,0 +1,1 @@
+"""The promises, one text for both worlds."""
