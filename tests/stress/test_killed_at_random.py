@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,8 +48,11 @@ class Fight:
             self.start()
         until = time.monotonic() + seconds
         eventually(lambda: self.steps() > 0, within=20, message="no worker got going")
-        while time.monotonic() < until:
+        # A busy machine needs longer for the same fight.
+        while time.monotonic() < until or (self.kills < 15 and time.monotonic() < until + 20):
+            enough = self.steps() + 3
             time.sleep(PAUSE)
+            eventually(partial(self.has_made, enough), within=20, message="nothing moves")
             victim = self.workers.pop(self.dice.randrange(len(self.workers)))
             assert victim.poll() is None, f"a worker died by itself, with {victim.returncode}"
             self.kill(victim)
@@ -72,6 +76,10 @@ class Fight:
     def steps(self) -> int:
         """Count the critical sections that were completed."""
         return sum(line.startswith("step") for key in ("red", "green") for line in self._lines(key))
+
+    def has_made(self, steps: int) -> bool:
+        """Tell whether that many sections were completed."""
+        return self.steps() >= steps
 
     def overlaps(self) -> int:
         """Count the sections that found the marker of somebody alive."""
@@ -102,8 +110,7 @@ def test_killed_at_random(world: str, dsn: str, admin: psycopg.Connection, tmp_p
 
     assert fight.overlaps() == 0
     assert fight.lost_updates() == 0
-    assert fight.steps() > 100
-    assert fight.kills > 10
+    assert fight.kills >= 15
     eventually(lambda: not locks_in_db(admin), within=2, message="a dead worker's lock stayed")
 
 

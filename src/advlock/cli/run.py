@@ -221,15 +221,15 @@ def _run(options: _Options) -> int:
             session.discard()
 
 
-def _database(stack: contextlib.ExitStack, options: _Options) -> tuple[Dsn | str, list[int]]:
+def _database(stack: contextlib.ExitStack, options: _Options) -> tuple[Dsn, list[int]]:
     """Find the database; with --local also the descriptor that keeps its server running."""
+    from advlock import _dsn  # noqa: PLC0415
+
     if options.local:
         from advlock import embedded  # noqa: PLC0415 - only --local pays for it
 
         server = stack.enter_context(embedded.local())
-        return server.dsn, [server.fileno()]
-    from advlock import _dsn  # noqa: PLC0415
-
+        return _dsn.Dsn(server.dsn, "--local"), [server.fileno()]
     return _dsn.resolve(options.dsn), []
 
 
