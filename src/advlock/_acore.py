@@ -123,7 +123,10 @@ class AsyncCore(Client):
         loop = self._bind().loop
         deadline = None if wait is None else loop.time() + wait
         owner = asyncio.current_task()
-        keys = [await self._key(name, deadline) for name in names]
+        try:
+            keys = [await self._key(name, deadline) for name in names]
+        except Expired:
+            raise await self._timed_out(", ".join(map(str, names)), wait or 0.0) from None
         held: dict[Key, AsyncHeld] = {}
         try:
             for key, name in sorted(dict(zip(keys, names, strict=True)).items()):

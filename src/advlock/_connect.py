@@ -25,6 +25,8 @@ _DEFAULTS: Final = {
     "tcp_user_timeout": "10000",
 }
 
+_LIBPQ_S_OWN_HINT: Final = "Is the server running"
+
 _HINTS: Final = (
     ("password authentication failed", "check the user and the password in {origin}"),
     ("no password supplied", "put a password into {origin}, PGPASSWORD or ~/.pgpass"),
@@ -65,8 +67,9 @@ def conninfo(dsn: str, application_name: str | None) -> str:
 
 def unavailable(error: BaseException, dsn: _dsn.Dsn) -> DatabaseUnavailable:
     """Say in one line why there is no session, without the password, and what to check."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = _dsn.redact_text("; ".join(lines) or type(error).__name__, dsn.conninfo)
+    lines = [line.strip() for line in str(error).splitlines()]
+    said = [line for line in lines if line and not line.startswith(_LIBPQ_S_OWN_HINT)]
+    text = _dsn.redact_text("; ".join(said) or type(error).__name__, dsn.conninfo)
     origin = dsn.origin or "the DSN"
     hint = next((hint for sign, hint in _HINTS if sign in text), "check {origin}")
     return DatabaseUnavailable(

@@ -108,7 +108,10 @@ class Core(Client):
     def _hold_all(self, names: tuple[Name, ...], *, wait: float | None) -> list[Held]:
         deadline = None if wait is None else time.monotonic() + wait
         owner = threading.current_thread()
-        keys = [self._key(name, deadline) for name in names]
+        try:
+            keys = [self._key(name, deadline) for name in names]
+        except Expired:
+            raise self._timed_out(", ".join(map(str, names)), wait or 0.0) from None
         held: dict[Key, Held] = {}
         try:
             for key, name in sorted(dict(zip(keys, names, strict=True)).items()):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import _thread
 import contextlib
-import logging
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -27,10 +26,7 @@ if TYPE_CHECKING:
     from advlock._ledger import Op
     from advlock._wire import Wire
 
-log = logging.getLogger("advlock")
 R = TypeVar("R")
-
-_LARGEST_BATCH = 500
 
 
 class Session(Engine):
@@ -214,10 +210,13 @@ class Session(Engine):
 
     def _run_pending(self) -> None:
         me = object()
-        with contextlib.suppress(SessionLost):
+        try:
             while self._pending and self._turn.setdefault("owner", me) is me:
                 self._run_batch(None)
-        self._leave(me)
+        except SessionLost:
+            pass
+        finally:
+            self._leave(me)
 
     def _wake_next(self) -> None:
         """Without the turn: see to it that somebody takes it while anything is queued."""

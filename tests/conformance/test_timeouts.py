@@ -101,6 +101,13 @@ async def test_connecting_counts(world: World, blackhole: str, name: str, wait: 
     assert await actor.call(client.lock(name).acquire, timeout=wait) is False
 
 
+async def test_connecting_counts_for_several_names(world: World, blackhole: str, name: str) -> None:
+    """Names that need the server's encoding wait for the connection no longer than asked."""
+    client, actor = world.client(blackhole), world.actor()
+    with pytest.raises(LockTimeout):
+        await actor.enter(client.hold_all([f"{name}-é", f"{name}-è"], wait=0.1))
+
+
 async def test_closing_does_not_wait_for_a_blackhole(
     world: World, blackhole: str, name: str
 ) -> None:
