@@ -20,7 +20,7 @@ from advlock.errors import ConfigError, DatabaseUnavailable, LockError, LockLost
 
 if TYPE_CHECKING:
     from asyncio import Future
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Iterable
 
     from advlock._holder import Holder
     from advlock._key import Key, Name
@@ -53,7 +53,7 @@ class AsyncCore(Client):
 
     # -- acquiring -------------------------------------------------------------------------------
 
-    async def _hold(
+    def _hold(
         self,
         name: Name,
         *,
@@ -61,10 +61,11 @@ class AsyncCore(Client):
         shared: bool = False,
         reentrant: bool = False,
         owned: bool = True,
-    ) -> AsyncHeld:
-        deadline = None if wait is None else self._bind().loop.time() + wait
-        owner = asyncio.current_task() if owned else None
-        return await self._hold_by(
+    ) -> Awaitable[AsyncHeld]:
+        loop = self._bind().loop
+        deadline = None if wait is None else loop.time() + wait
+        owner = asyncio.current_task(loop) if owned else None
+        return self._hold_by(
             deadline, name, wait=wait, shared=shared, reentrant=reentrant, owner=owner
         )
 
@@ -80,9 +81,9 @@ class AsyncCore(Client):
     ) -> AsyncHeld:
         self._check_open()
         ticket = None
-        soon = at_least(deadline, self._bind().loop.time())
+        soon = None if deadline is None else at_least(deadline, self._bind().loop.time())
         try:
-            key = await self._key(name, soon)
+            key = self._ascii_key(name) or await self._key(name, soon)
             if reentrant and (again := self._hold_again(key, owner, shared=shared)):
                 return again
             ticket = Ticket(key, name, shared=shared, owner=owner)
@@ -161,7 +162,7 @@ class AsyncCore(Client):
     async def _try(self, ticket: Ticket, deadline: float | None) -> bool:
         """Try once, on the shared session; on a new one if that turns out to be gone."""
         for attempt in (1, 2):
-            sessions = self._bind()
+            sessions = self._sessions or self._bind()
             session = sessions.shared or await sessions.connect(deadline)
             future = session.ask(self._ledger.try_op(ticket, session))
             try:
@@ -189,23 +190,23 @@ class AsyncCore(Client):
                     sent.append((one, future))
         for one, future in sent:
             try:
-                await self._confirm(future, one._ticket)
-            except LockError as error:
-                errors.append(error)
+                released = await future
+            except SessionLost:
+                released = False
+            if not released:
+                errors.append(self._lost(one._ticket))
         return errors
 
     async def _let_go(self, held: AsyncHeld) -> None:
         future = self._let_go_soon(held)
-        if future is not None:
-            await self._confirm(future, held._ticket)
-
-    async def _confirm(self, future: Future[bool], ticket: Ticket) -> None:
+        if future is None:
+            return
         try:
             if await future:
                 return
         except SessionLost:
-            pass
-        raise self._lost(ticket)
+            pass  # the same to the caller: somebody else may hold the lock by now
+        raise self._lost(held._ticket)
 
     def _let_go_soon(self, held: AsyncHeld) -> Future[bool] | None:
         if not held._open:
@@ -256,7 +257,8 @@ class AsyncCore(Client):
             woken = self._ledger.unanswered(op)
         else:
             woken = self._ledger.settle(op, session, answer=verdict)
-        _wake_all(woken)
+        if woken:
+            _wake_all(woken)
         if ticket.state is HELD:
             ticket.since = time.time()
             if ticket.withdrawn:

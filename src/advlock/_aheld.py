@@ -7,7 +7,7 @@ import inspect
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from advlock._held import BaseHeld, Entry, each, join_errors, refuse_generator
-from advlock.errors import ConfigError
+from advlock.errors import ConfigError, LockError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -40,7 +40,8 @@ class _AsyncEntry(Entry[H]):
 
     _client: AsyncLocks
 
-    async def _enter(self) -> H:
+    # Not a coroutine of its own: every level of them costs.
+    def _enter(self) -> Awaitable[H]:
         raise NotImplementedError
 
     async def __aenter__(self) -> H:
@@ -57,8 +58,14 @@ class _AsyncEntry(Entry[H]):
     ) -> None:
         held, self._held = self._held, None
         self._free.append(True)
-        for error in await self._client._let_go_all(each(held)):
-            body = join_errors(body, error)
+        if isinstance(held, AsyncHeld):
+            try:
+                await self._client._let_go(held)
+            except LockError as failure:
+                body = join_errors(body, failure)
+        else:
+            for error in await self._client._let_go_all(each(held)):
+                body = join_errors(body, error)
         if kind is None and body is not None:
             raise body
 
@@ -82,8 +89,10 @@ class AsyncHold(_AsyncEntry[AsyncHeld]):
 
     __slots__ = ()
 
-    async def _enter(self) -> AsyncHeld:
-        return await self._client._hold(self._name, **self._kwargs)
+    def _enter(self) -> Awaitable[AsyncHeld]:
+        return self._client._hold(
+            self._name, wait=self._wait, shared=self._shared, reentrant=self._reentrant
+        )
 
 
 class AsyncAttempt(_AsyncEntry["AsyncHeld | None"]):
@@ -91,8 +100,8 @@ class AsyncAttempt(_AsyncEntry["AsyncHeld | None"]):
 
     __slots__ = ()
 
-    async def _enter(self) -> AsyncHeld | None:
-        return await self._client._attempt(self._name, **self._kwargs)
+    def _enter(self) -> Awaitable[AsyncHeld | None]:
+        return self._client._attempt(self._name, shared=self._shared, reentrant=self._reentrant)
 
 
 class AsyncHoldAll(_AsyncEntry["list[AsyncHeld]"]):
@@ -100,5 +109,5 @@ class AsyncHoldAll(_AsyncEntry["list[AsyncHeld]"]):
 
     __slots__ = ()
 
-    async def _enter(self) -> list[AsyncHeld]:
-        return await self._client._hold_all(self._name, **self._kwargs)
+    def _enter(self) -> Awaitable[list[AsyncHeld]]:
+        return self._client._hold_all(self._name, wait=self._wait)

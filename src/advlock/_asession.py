@@ -51,6 +51,7 @@ class AsyncSession:
         self._pending: deque[Op] = deque()
         self._scripts: deque[tuple[_plan.Script, Future[Answer], bool]] = deque()
         self._busy = False  # a request is under way, or about to be
+        self._alone = False  # the last combined request was of one op: nobody to wait for
         self._ops: list[Op] = []  # what it asks, if it is a combined request
         self._script: Future[Answer] | None = None  # who waits for it, if it is a script
         self._patient = False  # the server was asked to wait
@@ -79,9 +80,12 @@ class AsyncSession:
             return future
         self._pending.append(op)
         if not self._busy:
-            # Not at once: the other tasks that are ready now come along in the same request.
             self._busy = True
-            self._loop.call_soon(self._next)
+            if self._alone:
+                self._next()
+            else:
+                # Not at once: the other tasks that are ready now come along in the same request.
+                self._loop.call_soon(self._next)
         return future
 
     async def fetch(self, plan: _plan.SessionPlan[R], *, patient: bool = False) -> R:
@@ -141,6 +145,7 @@ class AsyncSession:
             self._patient = False
             if self._pending:
                 self._ops = ops = self._take()
+                self._alone = len(ops) == 1
                 self.wire.send_ops(ops)
             elif self._scripts:
                 script, self._script, self._patient = self._scripts.popleft()
@@ -207,16 +212,20 @@ class AsyncSession:
             if self._settle is not None:
                 self._settle(op, self, verdict)
             op.done = True
-            if isinstance(verdict, Exception):
+            if verdict is not True and verdict is not False:
                 _fail(op.waiter, verdict)
                 continue
-            op.result = verdict
             unheld = unheld or (op.releases and not verdict)
             if not op.waiter.done():
                 op.waiter.set_result(verdict)
         if unheld:
             self.end("the server says that it did not hold a lock that was released")
-        self._next()
+        if self._pending:
+            # Whoever was just woken comes along. Otherwise they and those who asked meanwhile would
+            # take turns for ever, in two requests where one would do.
+            self._loop.call_soon(self._next)
+        else:
+            self._next()
 
     async def _recover(self, refusal: Refused) -> None:
         """After a refused request, and before anything else is sent: find out what it did."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # The server ends a wait by itself; this is how long its word may take to reach us, in seconds.
 GRACE: Final = 0.04
+_MOST_KNOWN: Final = 4096
 _SCHEMES: Final = get_args(Scheme)
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 
@@ -55,6 +56,7 @@ class Client:
         self._conninfo()  # an address that cannot be read is refused now
         self._ledger = Ledger(max_locks)
         self._encoding: str | None = None
+        self._known: dict[str, Key] = {}  # what names became, with these settings and encoding
         self._can_wait_on_server = True
         self._closed = False
         self._reset()
@@ -71,14 +73,21 @@ class Client:
 
     def _ascii_key(self, name: Name) -> Key | None:
         """Make the key of `name`, if that needs no knowledge of the server's encoding."""
+        if type(name) is str and (known := self._known.get(name)) is not None:
+            return known
         if isinstance(name, str) and not name.isascii() and self._encoding is None:
             return None
-        return Key.of(
+        key = Key.of(
             name,
             namespace=self.namespace,
             encoding=self._encoding or "utf-8",
             scheme=self.keys,
         )
+        if type(name) is str:  # only those: `(1, True) == (1, 1)`
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[name] = key
+        return key
 
     def _conninfo(self) -> str:
         # Made anew for each connection: its signature names this process, which may be a fork.
@@ -86,6 +95,7 @@ class Client:
 
     def _learn_encoding(self, server_encoding: str) -> None:
         self._encoding = pg_encoding(server_encoding)
+        self._known.clear()
 
     def _no_waiting(self, refusal: Refused) -> Waited:
         """Judge why the server would not let us wait."""

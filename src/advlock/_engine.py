@@ -81,7 +81,7 @@ class Engine:
         self._check()
         fragile, self._fragile = self._fragile, True
         self._busy = True
-        self._send(lambda: self.wire.send_script(script))
+        self._send(self.wire.send_script, script)
         self._fragile = fragile
         answer = self._receive(deadline, patient=patient)
         self._busy = False
@@ -95,7 +95,7 @@ class Engine:
         self._sending = True
         self._take(ops)
         if ops:
-            self._send(lambda: self.wire.send_ops(ops))
+            self._send(self.wire.send_ops, ops)
             self._busy = True
         self._sending = False
         if ops:
@@ -133,12 +133,14 @@ class Engine:
                 self._verdicts = answer.verdicts() if ops else []
             except Refused as refusal:
                 self._verdicts = self._recover(ops, refusal)
+        unheld = False
         for op, verdict in zip(ops, self._verdicts, strict=True):
             if not op.done:
                 self._answer(op, verdict)
             if op.waiter is not None:  # also where an interruption fell between the two
                 wake(op.waiter)
-        if any(op.releases and op.done and not op.result for op in ops):
+            unheld = unheld or (op.releases and op.done and not op.result)
+        if unheld:
             self._end("the server says that it did not hold a lock that was released")
         self._busy = False
 
@@ -160,15 +162,15 @@ class Engine:
             return
         if self._settle is not None:
             self._settle(op, self, verdict)
-        if isinstance(verdict, Exception):
-            op.error = verdict
-        else:
+        if verdict is True or verdict is False:
             op.result = verdict
+        else:
+            op.error = verdict
         op.done = True
 
-    def _send(self, send: Callable[[], None]) -> None:
+    def _send(self, send: Callable[[R], None], what: R) -> None:
         try:
-            send()
+            send(what)
         except psycopg.Error as error:
             self._end(str(error))
             raise SessionLost(self.lost) from error

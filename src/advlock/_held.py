@@ -148,12 +148,22 @@ class Held(BaseHeld):
 class Entry(Generic[H]):
     """One way into a lock: a context manager to enter once at a time, and a decorator."""
 
-    __slots__ = ("_client", "_free", "_held", "_kwargs", "_name")
+    __slots__ = ("_client", "_free", "_held", "_name", "_reentrant", "_shared", "_wait")
 
-    def __init__(self, client: Any, name: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        client: Any,
+        name: Any,
+        *,
+        wait: float | None = None,
+        shared: bool = False,
+        reentrant: bool = False,
+    ) -> None:
         self._client = client
         self._name = name
-        self._kwargs = kwargs
+        self._wait = wait
+        self._shared = shared
+        self._reentrant = reentrant
         self._held: H | None = None
         # `list.pop` is the atomic test-and-set: two threads may not be inside one Entry.
         self._free = [True]
@@ -169,7 +179,13 @@ class Entry(Generic[H]):
             raise RuntimeError(msg) from None
 
     def _again(self) -> Self:
-        return type(self)(self._client, self._name, **self._kwargs)
+        return type(self)(
+            self._client,
+            self._name,
+            wait=self._wait,
+            shared=self._shared,
+            reentrant=self._reentrant,
+        )
 
 
 class _SyncEntry(Entry[H]):
@@ -220,7 +236,9 @@ class Hold(_SyncEntry[Held]):
     __slots__ = ()
 
     def _enter(self) -> Held:
-        return self._client._hold(self._name, **self._kwargs)
+        return self._client._hold(
+            self._name, wait=self._wait, shared=self._shared, reentrant=self._reentrant
+        )
 
 
 class Attempt(_SyncEntry["Held | None"]):
@@ -229,7 +247,7 @@ class Attempt(_SyncEntry["Held | None"]):
     __slots__ = ()
 
     def _enter(self) -> Held | None:
-        return self._client._attempt(self._name, **self._kwargs)
+        return self._client._attempt(self._name, shared=self._shared, reentrant=self._reentrant)
 
 
 class HoldAll(_SyncEntry["list[Held]"]):
@@ -238,7 +256,7 @@ class HoldAll(_SyncEntry["list[Held]"]):
     __slots__ = ()
 
     def _enter(self) -> list[Held]:
-        return self._client._hold_all(self._name, **self._kwargs)
+        return self._client._hold_all(self._name, wait=self._wait)
 
 
 def each(held: Any) -> list[Any]:

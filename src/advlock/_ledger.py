@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from advlock._key import Key
 
+    Index = int | tuple[int]
+
 
 class State(Enum):
     """The life of a ticket, in order."""
@@ -50,6 +52,7 @@ class Ticket:
 
     __slots__ = (
         "depth",
+        "index",
         "key",
         "name",
         "on_lost",
@@ -67,6 +70,7 @@ class Ticket:
 
     def __init__(self, key: Key, name: object, *, shared: bool, owner: object) -> None:
         self.key = key
+        self.index = index(key)
         self.name = name
         self.shared = shared
         self.owner = owner
@@ -87,6 +91,11 @@ class Ticket:
         return f"<Ticket {self.name!r} {mode} {self.state.value}>"
 
 
+def index(key: Key) -> Index:
+    """Return what the books find `key` by: unlike a `Key`, Python hashes it without calling us."""
+    return (key.value,) if key.pair else key.value
+
+
 class Op:
     """One thing asked of the server about one ticket: a try, or its release."""
 
@@ -95,6 +104,7 @@ class Op:
         "deserted",
         "done",
         "error",
+        "releases",
         "result",
         "session",
         "taken",
@@ -107,6 +117,7 @@ class Op:
         self.ticket = ticket
         self.session = session
         self.code = code
+        self.releases = code & 3 >= _sql.UNLOCK  # tells an unlock from a try
         self.value = ticket.key.value
         self.taken = False
         self.deserted = False
@@ -114,11 +125,6 @@ class Op:
         self.result = False
         self.error: BaseException | None = None
         self.waiter: Any = None
-
-    @property
-    def releases(self) -> bool:
-        """Tell an unlock from a try."""
-        return self.code & 3 >= _sql.UNLOCK
 
 
 class _Slot:
@@ -142,7 +148,7 @@ class Ledger:
     """The client's books. See the rules at the top of the file."""
 
     def __init__(self, max_locks: int) -> None:
-        self._slots: dict[Key, _Slot] = {}
+        self._slots: dict[Index, _Slot] = {}
         self.max_locks = max_locks
 
     def __len__(self) -> int:
@@ -157,12 +163,12 @@ class Ledger:
         Raises:
             TooManyLocks: a further key would pass `max_locks`.
         """
-        slot = self._slots.get(ticket.key)
+        slot = self._slots.get(ticket.index)
         if slot is None:
             if len(self._slots) >= self.max_locks:
                 raise _too_many(self.max_locks)
             ticket.state = ASKING
-            self._slots[ticket.key] = _Slot(ticket)
+            self._slots[ticket.index] = _Slot(ticket)
             return True
         if not slot.queue and slot.admits(ticket):
             ticket.state = ASKING
@@ -177,7 +183,7 @@ class Ledger:
         """Make the request that tries for `ticket` on `session`, without waiting."""
         code = _sql.TRY
         if ticket.shared:
-            sharers = self._slots[ticket.key].active
+            sharers = self._slots[ticket.index].active
             code = _sql.JOIN if any(t.state is HELD for t in sharers) else _sql.TRY_SHARED
         op = ticket.op = Op(ticket, code + _sql.PAIR if ticket.key.pair else code, session)
         return op
@@ -192,7 +198,7 @@ class Ledger:
 
     def find_held(self, key: Key, owner: object) -> Ticket | None:
         """Return the ticket by which `owner` holds `key`, if it does."""
-        slot = self._slots.get(key)
+        slot = self._slots.get(index(key))
         if slot is not None:
             for ticket in slot.active:
                 if ticket.owner is owner and ticket.state is HELD and not ticket.withdrawn:
@@ -265,7 +271,7 @@ class Ledger:
         return [t for slot in self._slots.values() for t in (*slot.active, *slot.queue)]
 
     def _leave(self, ticket: Ticket, state: State) -> Iterable[Ticket]:
-        slot = self._slots.get(ticket.key)
+        slot = self._slots.get(ticket.index)
         if slot is not None:
             if ticket in slot.active:
                 slot.active.remove(ticket)
@@ -273,12 +279,12 @@ class Ledger:
                 slot.queue.remove(ticket)
         if ticket.state is not GONE and ticket.state is not LOST:
             ticket.state = state
-        return NOBODY if slot is None else self._promote(ticket.key, slot)
+        return NOBODY if slot is None else self._promote(ticket.index, slot)
 
-    def _promote(self, key: Key, slot: _Slot) -> Iterable[Ticket]:
+    def _promote(self, place: Index, slot: _Slot) -> Iterable[Ticket]:
         if not slot.queue:
             if not slot.active:
-                self._slots.pop(key, None)
+                self._slots.pop(place, None)
                 return NOBODY
         else:
             while slot.queue and slot.admits(slot.queue[0]):

@@ -1,0 +1,1 @@
+"""Benchmarks: ratios against a baseline, measured in one interleaved run."""
