@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import contextlib
 import logging
 import select
 import weakref
@@ -58,6 +59,7 @@ class AsyncSession:
         self._watchdog: TimerHandle | None = None
         self._asked_at = 0.0
         self._recovery: asyncio.Task[None] | None = None
+        self._stopped: Future[None] | None = None  # done when the server waits for us no more
         # Weakly: the loop must not keep a client alive that everybody else has forgotten.
         loop.add_reader(wire.fd, _weakly(self._readable))
 
@@ -267,11 +269,17 @@ class AsyncSession:
             self._watchdog.cancel()
         if cancel and self.wire.expects:
             # Telling the server takes a connection of its own, which the loop must not wait for.
-            _thread.start_new_thread(_cancel_and_close, (self.wire,))
+            self._stopped = self._loop.create_future()
+            _thread.start_new_thread(_stop_and_close, (self.wire, self._loop, self._stopped))
         else:
             self.wire.close()
         log.debug("session ended: %s", self.lost, extra={"event": "session.ended"})
         self._fail_all()
+
+    async def stopped(self) -> None:
+        """After `end(cancel=True)`: wait until the server does not wait for us any more."""
+        if self._stopped is not None:
+            await asyncio.shield(self._stopped)
 
     def _fail_all(self) -> None:
         ops = [op for op in (*self._ops, *self._pending) if not op.done]
@@ -307,9 +315,16 @@ def _weakly(method: Callable[[], None]) -> Callable[[], None]:
     return call
 
 
-def _cancel_and_close(wire: Wire) -> None:
-    wire.cancel()
+def _stop_and_close(wire: Wire, loop: AbstractEventLoop, stopped: Future[None]) -> None:
+    wire.stop()
     wire.close()
+    with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+        loop.call_soon_threadsafe(_resolve, stopped)
+
+
+def _resolve(future: Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _fail(future: Future[Any], error: Exception) -> None:

@@ -197,6 +197,9 @@ async def _await_on(
     except Refused as refusal:
         session.end("waiting on the server failed")
         return client._no_waiting(refusal)
+    except Expired:
+        await session.stopped()
+        raise
     except BaseException:
         session.end("its caller stopped waiting")
         raise

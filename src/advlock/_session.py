@@ -167,7 +167,7 @@ class Session(Engine):
             if self._fragile:
                 self._end("interrupted in the middle of a request")
             elif self._patient and self._busy:
-                self.wire.cancel()
+                self.wire.stop()
                 self._end("its caller stopped waiting")
         if self._rescued is me or (self._busy and self.lost is None):
             self._rescued = me

@@ -72,7 +72,7 @@ def _is_alive(marker: Path) -> bool:
             if stat.read_text().rpartition(")")[2].split()[0] in "ZX":
                 return False
             time.sleep(0.005)
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         # The process has gone, or, if it was the marker, its owner is alive and took it away.
         return not marker.exists()
     return True
