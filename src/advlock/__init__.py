@@ -77,16 +77,18 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name == "__version__":
-        from importlib.metadata import version  # noqa: PLC0415 - costs more than all the rest
+if not TYPE_CHECKING:  # or a type checker would let every misspelt name pass
 
-        return version("advlock")
-    if name in _HOME:
-        value = globals()[name] = getattr(import_module(f"advlock.{_HOME[name]}"), name)
-        return value
-    msg = f"module 'advlock' has no attribute {name!r}"
-    raise AttributeError(msg)
+    def __getattr__(name: str) -> object:
+        if name == "__version__":
+            from importlib.metadata import version  # noqa: PLC0415 - costs more than all the rest
+
+            return version("advlock")
+        if name in _HOME:
+            value = globals()[name] = getattr(import_module(f"advlock.{_HOME[name]}"), name)
+            return value
+        msg = f"module 'advlock' has no attribute {name!r}"
+        raise AttributeError(msg)
 
 
 def __dir__() -> list[str]:

@@ -69,8 +69,7 @@ class _AsyncEntry(Entry[H]):
         if kind is None and body is not None:
             raise body
 
-    def __call__(self, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
-        """Hold the lock around each call of the async `function`."""
+    def _around(self, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[Any]]:
         refuse_generator(function)
         if not inspect.iscoroutinefunction(function):
             msg = f"{function!r} is not async: decorate it with Locks' hold or attempt"
@@ -94,6 +93,10 @@ class AsyncHold(_AsyncEntry[AsyncHeld]):
             self._name, wait=self._wait, shared=self._shared, reentrant=self._reentrant
         )
 
+    def __call__(self, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+        """Hold the lock around each call of the async `function`."""
+        return self._around(function)
+
 
 class AsyncAttempt(_AsyncEntry["AsyncHeld | None"]):
     """`AsyncLocks.attempt`: enters at once, with an `AsyncHeld` or None."""
@@ -103,6 +106,10 @@ class AsyncAttempt(_AsyncEntry["AsyncHeld | None"]):
     def _enter(self) -> Awaitable[AsyncHeld | None]:
         return self._client._attempt(self._name, shared=self._shared, reentrant=self._reentrant)
 
+    def __call__(self, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R | None]]:
+        """Hold the lock around each call of `function`; skip it, with None, where it is busy."""
+        return self._around(function)
+
 
 class AsyncHoldAll(_AsyncEntry["list[AsyncHeld]"]):
     """`AsyncLocks.hold_all`: enters when every lock is granted."""
@@ -111,3 +118,7 @@ class AsyncHoldAll(_AsyncEntry["list[AsyncHeld]"]):
 
     def _enter(self) -> Awaitable[list[AsyncHeld]]:
         return self._client._hold_all(self._name, wait=self._wait)
+
+    def __call__(self, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
+        """Hold the locks around each call of the async `function`."""
+        return self._around(function)

@@ -215,8 +215,7 @@ class _SyncEntry(Entry[H]):
         if kind is None and body is not None:
             raise body
 
-    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Hold the lock around each call of `function`."""
+    def _around(self, function: Callable[P, R]) -> Callable[P, Any]:
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             msg = f"{function!r} is async: decorate it with AsyncLocks' hold or attempt"
             raise ConfigError(msg)
@@ -240,6 +239,10 @@ class Hold(_SyncEntry[Held]):
             self._name, wait=self._wait, shared=self._shared, reentrant=self._reentrant
         )
 
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Hold the lock around each call of `function`."""
+        return self._around(function)
+
 
 class Attempt(_SyncEntry["Held | None"]):
     """`Locks.attempt`: enters at once, with a `Held` or None."""
@@ -249,6 +252,10 @@ class Attempt(_SyncEntry["Held | None"]):
     def _enter(self) -> Held | None:
         return self._client._attempt(self._name, shared=self._shared, reentrant=self._reentrant)
 
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R | None]:
+        """Hold the lock around each call of `function`; skip it, with None, where it is busy."""
+        return self._around(function)
+
 
 class HoldAll(_SyncEntry["list[Held]"]):
     """`Locks.hold_all`: enters when every lock is granted."""
@@ -257,6 +264,10 @@ class HoldAll(_SyncEntry["list[Held]"]):
 
     def _enter(self) -> list[Held]:
         return self._client._hold_all(self._name, wait=self._wait)
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Hold the locks around each call of `function`."""
+        return self._around(function)
 
 
 def each(held: Any) -> list[Any]:

@@ -1,0 +1,68 @@
+"""The library as users type it. Not run: `python3 dev.py check` has mypy judge it, strictly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, assert_type
+
+import advlock
+
+if TYPE_CHECKING:
+    import psycopg
+
+
+def sync(dsn: str, conn: psycopg.Connection) -> None:
+    """What `Locks` hands out."""
+    with advlock.Locks(dsn, namespace="billing", keys="hashtext", max_connections=2) as locks:
+        assert_type(locks, advlock.Locks)
+        with locks.hold("nightly", wait="30s", shared=True, reentrant=True) as held:
+            assert_type(held, advlock.Held)
+            assert_type(held.token(), int)
+            held.on_lost(print)
+        with locks.attempt(42) as maybe:
+            assert_type(maybe, advlock.Held | None)
+        with locks.hold_all(["a", 7, (1, 2)], wait=1.5) as several:
+            assert_type(several, list[advlock.Held])
+        lock = locks.lock("inventory")
+        assert_type(lock.acquire(timeout=0.5), bool)
+        assert_type(locks.holders("nightly"), list[advlock.Holder])
+
+        @locks.hold("nightly")
+        def double(number: int) -> int:
+            return 2 * number
+
+        @locks.attempt("hourly")
+        def greet(name: str) -> str:
+            return f"hello {name}"
+
+        assert_type(double(21), int)
+        assert_type(greet("you"), str | None)
+    assert_type(advlock.try_xact_lock(conn, "nightly"), bool)
+    advlock.xact_lock(conn, "nightly", wait=1)
+
+
+async def asynchronous(dsn: str, conn: psycopg.AsyncConnection) -> None:
+    """What `AsyncLocks` hands out."""
+    async with advlock.AsyncLocks(dsn) as locks:
+        assert_type(locks, advlock.AsyncLocks)
+        async with locks.hold("nightly") as held:
+            assert_type(held, advlock.AsyncHeld)
+            assert_type(await held.token(), int)
+        async with locks.attempt("nightly") as maybe:
+            assert_type(maybe, advlock.AsyncHeld | None)
+        async with locks.hold_all(["a", "b"]) as several:
+            assert_type(several, list[advlock.AsyncHeld])
+        lock = locks.lock("inventory")
+        assert_type(await lock.acquire(), bool)
+
+        @locks.hold("nightly")
+        async def double(number: int) -> int:
+            return 2 * number
+
+        assert_type(await double(21), int)
+    assert_type(await advlock.try_xact_lock(conn, "nightly"), bool)
+
+
+def errors(error: advlock.LockTimeout) -> tuple[str, float]:
+    """The fields of an error are typed, too."""
+    assert_type(advlock.Key.of("nightly").value, int)
+    return error.name, error.wait
