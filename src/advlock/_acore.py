@@ -87,6 +87,8 @@ class AsyncCore(Client):
             if reentrant and (again := self._hold_again(key, owner, shared=shared)):
                 return again
             ticket = Ticket(key, name, shared=shared, owner=owner)
+            if wait is not None and wait < GRACE:
+                await self._let_leave(key)
             if self._enter(ticket, wait) and await self._try(ticket, soon):
                 return AsyncHeld(self, ticket)
             if await acontend(self, ticket, deadline):
@@ -110,6 +112,7 @@ class AsyncCore(Client):
             return again
         ticket = Ticket(key, name, shared=shared, owner=owner)
         try:
+            await self._let_leave(key)
             if not self._ledger.enter(ticket, queue=False):
                 return None
             if await self._try(ticket, None):
@@ -149,6 +152,12 @@ class AsyncCore(Client):
             raise self._refuse_upgrade(ticket)
         ticket.depth += 1
         return AsyncHeld(self, ticket)
+
+    async def _let_leave(self, key: Key) -> None:
+        """Wait for the round trip of a release that was only sent: `release(); acquire(False)`."""
+        op = self._ledger.leaving(key)
+        if op is not None and op.waiter is not None:
+            await asyncio.wait([op.waiter], timeout=GRACE)
 
     def _enter(self, ticket: Ticket, wait: float | None) -> bool:
         if self._ledger.enter(ticket, queue=False):

@@ -196,6 +196,13 @@ class Ledger:
             ticket.release_op = Op(ticket, code, ticket.session)
         return ticket.release_op
 
+    def leaving(self, key: Key) -> Op | None:
+        """Return the release that is all that stands between a newcomer and `key`, if so."""
+        slot = self._slots.get(index(key))
+        if slot is None or slot.queue or any(t.state is not RELEASING for t in slot.active):
+            return None
+        return slot.active[-1].release_op
+
     def find_held(self, key: Key, owner: object) -> Ticket | None:
         """Return the ticket by which `owner` holds `key`, if it does."""
         slot = self._slots.get(index(key))

@@ -185,6 +185,18 @@ async def test_a_failed_try_does_not_spoil_the_next(world: World, dsn: str, name
         await second.exit(guest)
 
 
+async def test_a_release_that_was_only_sent_is_not_in_the_way(
+    world: World, dsn: str, name: str
+) -> None:
+    """`release()` and at once a try: it is taken again, as the stdlib's would be."""
+    client, actor = world.client(dsn), world.actor()
+    await actor.call(client.holders, name)
+    for _ in range(20):
+        lock = client.lock(name)
+        assert await actor.call(lock.acquire, blocking=False)
+        await actor.call(lock.release)
+
+
 async def test_it_can_be_weakly_referenced(world: World, dsn: str, name: str, admin: Admin) -> None:
     """As the stdlib's; a lock object that is dropped while held is released, with a warning."""
     lock, actor = world.client(dsn).lock(name), world.actor()
