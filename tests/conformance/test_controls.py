@@ -59,6 +59,14 @@ async def test_promise_1_without_the_server(world: World, dsn: str, name: str, o
     await turns_red(test_exclusion.check_one_at_a_time(world, clients, name, 60))
 
 
+async def test_promise_1_without_making_way(
+    world: World, dsn: str, name: str, rival: Admin, admin: Admin, off: Patch
+) -> None:
+    """When a further share is a plain one, the server lets it past the writer who waits."""
+    off.setattr(_sql, "JOIN", _sql.TRY_SHARED)
+    await turns_red(test_exclusion.check_readers_make_way(world, dsn, name, rival, admin))
+
+
 async def test_promise_2_without_the_release(
     world: World, dsn: str, name: str, admin: Admin, off: Patch
 ) -> None:

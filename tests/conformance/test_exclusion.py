@@ -10,7 +10,7 @@ import pytest
 
 from advlock import Key, LockTimeout
 
-from .helpers import entries, holding, one, soon
+from .helpers import entries, holding, is_waiting, one, soon
 
 if TYPE_CHECKING:
     from .helpers import Admin
@@ -172,3 +172,37 @@ async def test_one_lock_object_is_held_once(world: World, dsn: str, name: str) -
     await first.exit(lock)
     assert await soon(pending) is True
     await second.exit(lock)
+
+
+async def check_readers_make_way(
+    world: World, dsn: str, name: str, rival: Admin, admin: Admin
+) -> None:
+    """One reader in, a writer elsewhere in the queue, and a second reader of the same client."""
+    client, first, second = world.client(dsn), world.actor(), world.actor()
+    reading, late = client.hold(name, shared=True), client.hold(name, shared=True)
+    await first.enter(reading)
+    sql = "SELECT pg_advisory_lock(hashtextextended(%s, 0))"
+    writer = asyncio.create_task(asyncio.to_thread(rival.execute, sql, [name]))
+    await is_waiting(admin, name)
+    attempt = client.attempt(name, shared=True)
+    overtook = await second.enter(attempt)
+    if overtook:
+        await second.exit(attempt)
+        await first.exit(reading)
+        await writer
+    assert not overtook
+    pending = second.entering(late)
+    await is_waiting(admin, name, count=2)
+    await first.exit(reading)
+    await writer
+    assert not pending.done()
+    rival.execute("SELECT pg_advisory_unlock_all()")
+    await soon(pending)
+    await second.exit(late)
+
+
+async def test_readers_of_one_client_make_way_for_a_writer(
+    world: World, dsn: str, name: str, rival: Admin, admin: Admin
+) -> None:
+    """A share that is held already does not let further readers past a writer who waits."""
+    await check_readers_make_way(world, dsn, name, rival, admin)
