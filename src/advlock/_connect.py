@@ -16,7 +16,7 @@ from advlock.errors import ConfigError, DatabaseUnavailable
 PATIENCE: Final = 10.0
 
 # A client learns of a dead network only if it asks: keepalives for an idle socket, the user
-# timeout for one with data in flight; either alone leaves a case open (DESIGN fact 5).
+# timeout for one with data in flight; either alone leaves a case open.
 _DEFAULTS: Final = {
     "connect_timeout": "10",
     "keepalives_idle": "5",

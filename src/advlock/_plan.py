@@ -7,7 +7,7 @@ The rules of this file:
 2. There are two kinds. A *session plan* yields `Script`s to one session and gets their rows.
    A *client plan* yields the steps of a contended acquire to the client.
 3. A plan never cleans up in `finally`: after anything unexpected its session is discarded, and
-   the server frees what it held (DESIGN section 4.4).
+   the server frees what it held (docs/why.md, 7).
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ UNLOCK_ONE: Final[LiteralString] = "SELECT pg_catalog.pg_advisory_unlock($1)"
 
 # Many keys, one round trip. `unnest` yields its rows in array order and the target list is
 # evaluated once a row, in that order (tests/postgres/test_batches.py). A lock function never
-# stands in a WHERE clause over rows: the planner decides how often that runs (DESIGN fact 11).
+# stands in a WHERE clause over rows: the planner decides how often that runs.
 # The server lets a session that shares a lock share it again in spite of a writer who waits; JOIN
 # does not, or readers of one client could starve a writer elsewhere for ever.
 BATCH: Final[LiteralString] = """
@@ -78,8 +78,8 @@ SELECT pg_catalog.pg_backend_pid(),
           ON known.name OPERATOR(pg_catalog.=) ours.name)
 """
 
-# A DBA's defaults must not end our session or hold back VACUUM (DESIGN facts 5, 6 and 8), and a
-# server must notice a client that is gone, also while it waits (facts 2 and 5).
+# A DBA's defaults must not end our session or hold back VACUUM (docs/why.md, 8), and a
+# server must notice a client that is gone, also while it waits.
 SETTINGS: Final[dict[str, str]] = {
     "search_path": "pg_catalog",
     "statement_timeout": "0",
@@ -99,11 +99,12 @@ SETTINGS: Final[dict[str, str]] = {
     "tcp_user_timeout": "10000",
 }
 
-# Wait on the server, in slices, without ever failing a statement (DESIGN fact 4): a snapshot lives
+# Wait on the server, in slices, without ever failing a statement (docs/why.md, 3): a snapshot lives
 # for one slice, so VACUUM and CREATE INDEX CONCURRENTLY go on, and nothing reaches the server's
-# log. A timeout that the handler catches may still have been granted (fact 1): ask pg_locks there.
-# DO takes no parameters, hence the settings; `advlock.op` is one of the codes above. COMMIT is
-# allowed because DO is the first statement of its pipeline (tests/postgres/test_waiting.py).
+# log. A timeout that the handler catches may still have been granted (docs/why.md, 2), so pg_locks
+# is asked there. DO takes no parameters, hence the settings; `advlock.op` is one of the codes
+# above. COMMIT is allowed because DO is the first statement of its pipeline
+# (tests/postgres/test_waiting.py).
 WAIT_FOR: Final[LiteralString] = """
 SELECT pg_catalog.set_config('advlock.op', $1, false),
        pg_catalog.set_config('advlock.key', $2, false),
@@ -153,7 +154,7 @@ $advlock$
 WAIT_VERDICT: Final[LiteralString] = "SELECT pg_catalog.current_setting('advlock.granted')"
 
 # Who holds a key, and who waits for it. `waitstart` came with PostgreSQL 14; through jsonb its
-# absence is a NULL. A role that may not see a session's address sees NULL there (DESIGN fact 12).
+# absence is a NULL. A role that may not see a session's address sees NULL there.
 HOLDERS: Final[LiteralString] = """
 SELECT held.pid, held.granted, held.mode = 'ShareLock', activity.application_name,
        activity.usename, activity.client_addr::text,
@@ -171,7 +172,7 @@ ORDER BY held.granted DESC, 7, held.pid
 
 # A fencing token without a schema: the transaction id, with its WAL forced to disk in the same
 # statement, so that a crash cannot hand it out again; the timeline, read from the WAL's own file
-# name, orders a promoted server after the one it replaced (DESIGN facts 9 and 16).
+# name, orders a promoted server after the one it replaced (docs/why.md, 12).
 DRAW_TOKEN: Final[LiteralString] = """
 SELECT ('x' || substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8))::bit(32)
            ::int8,

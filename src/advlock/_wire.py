@@ -2,7 +2,7 @@
 
 Both shells use it: they send, wait for the socket in their own way, and call `receive` until the
 answer is whole. psycopg makes the connection and owns the protocol; its cursors are not used,
-because they cost more than the round trip (DESIGN fact 14).
+because they cost more than the round trip (`python3 dev.py bench`).
 """
 
 from __future__ import annotations

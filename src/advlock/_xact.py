@@ -1,7 +1,7 @@
 """Transaction-level locks, in the caller's own transaction on the caller's own connection.
 
 Released by the caller's COMMIT or ROLLBACK, and by nothing else, so work and lock end together.
-Here a failed wait never leaves the lock behind (DESIGN fact 1: only session-level locks do).
+Here a failed wait never leaves the lock behind, as a session-level one may (docs/why.md, 2).
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def _wait(key: Key, name: Name, seconds: float | None, *, shared: bool) -> XactP
     except psycopg.errors.LockNotAvailable:
         yield _sql.ROLLBACK_TO_SAVEPOINT, ()
         rows = yield _sql.HOLDERS, (key.value, 2 if key.pair else 1)
-        # A simple statement has the last word: it lets go of the snapshot (DESIGN fact 8).
+        # A simple statement has the last word: it lets go of the snapshot.
         yield _sql.RELEASE_SAVEPOINT, ()
         holders = [_plan.holder(*(None if v is None else str(v) for v in row)) for row in rows]
         raise _client.timeout(name, key, seconds or 0.0, holders) from None
@@ -177,7 +177,8 @@ def _cursor(conn: Connection, sql: str) -> psycopg.Cursor[Any]:
     """Make a cursor of our own kind, whatever the connection's factories are.
 
     Parameters are merged on the client: a statement of the extended protocol would leave its
-    snapshot behind in the caller's idle transaction, and hold back VACUUM (DESIGN fact 8).
+    snapshot behind in the caller's idle transaction, and hold back VACUUM
+    (tests/postgres/test_snapshots.py).
     """
     kind = psycopg.RawCursor if "$1" in sql else psycopg.ClientCursor
     return kind(conn, row_factory=tuple_row)
