@@ -131,9 +131,12 @@ async def test_a_timeout_says_who_holds_the_lock(
     client, actor = world.client(dsn), world.actor()
     rival.execute(TAKE, [name])
     assert await actor.enter(client.attempt(name)) is None
-    with pytest.raises(LockTimeout) as caught:
-        await actor.enter(client.hold(name, wait=0.02))
-    error = caught.value
+    for _ in range(5):  # a busy machine may not say in time who it is
+        with pytest.raises(LockTimeout) as caught:
+            await actor.enter(client.hold(name, wait=0.02))
+        error = caught.value
+        if error.holders:
+            break
     assert isinstance(error, TimeoutError)
     assert isinstance(error, LockError)
     assert (error.name, error.wait) == (name, 0.02)
