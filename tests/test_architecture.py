@@ -23,6 +23,7 @@ PURE = (
     "_plan",
     "_ledger",
     "_backoff",
+    "_liveness",
 )
 IMPURE = {"psycopg", "asyncpg", "socket", "select", "asyncio", "threading", "time"}
 # They stand on top: whatever lies below works without them.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from advlock import _plan
 from advlock._aheld import AsyncHeld
-from advlock._asession import AsyncSession, by
+from advlock._aloop import by
 from advlock._asessions import AsyncSessions
 from advlock._client import GRACE, Client, at_least, timeout
 from advlock._contend import acontend
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from asyncio import Future
     from collections.abc import Awaitable, Iterable
 
+    from advlock._asession import AsyncSession
     from advlock._holder import Holder
     from advlock._key import Key, Name
     from advlock.errors import LockTimeout
@@ -48,7 +49,9 @@ class AsyncCore(Client):
             raise ConfigError(msg)
         if sessions is not None:
             sessions.end("its event loop was closed")
-        self._sessions = AsyncSessions(self, loop, self._settle, self._session_lost)
+        self._sessions = AsyncSessions(
+            self, loop, self._settle, self._session_lost, self._ledger.carries
+        )
         return self._sessions
 
     # -- acquiring -------------------------------------------------------------------------------
@@ -148,6 +151,8 @@ class AsyncCore(Client):
         ticket = self._ledger.find_held(key, owner)
         if ticket is None:
             return None
+        if not ticket.session.vouches():
+            raise self._lost(ticket)
         if ticket.shared and not shared:
             raise self._refuse_upgrade(ticket)
         ticket.depth += 1
@@ -326,7 +331,7 @@ class AsyncCore(Client):
             except SessionLost:
                 raise self._lost(ticket) from None
             except Refused as refusal:
-                raise _plan.server_error(refusal) from None
+                raise _plan.judge_failed_token(refusal) from None
             # Two tasks may ask at once: the first answer is the hold's token.
             ticket.token = ticket.token or token
         return ticket.token

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -12,6 +13,7 @@ from advlock.errors import ConfigError, LockError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from types import TracebackType
+    from typing import Self
 
     from advlock._alocks import AsyncLocks
 
@@ -35,10 +37,56 @@ class AsyncHeld(BaseHeld):
         return token
 
 
+class _Guard:
+    """Cancels the task that is inside, once, when a lock of it is lost; as `asyncio.timeout`."""
+
+    __slots__ = ("_cancelling", "_fired", "_loop", "_over", "_task")
+
+    def __init__(self, held: list[AsyncHeld]) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._loop = task.get_loop()
+        self._cancelling = task.cancelling()
+        self._fired = self._over = False
+        for one in held:
+            one.on_lost(self._lost)
+
+    def _lost(self, held: AsyncHeld) -> None:
+        # Not at once: it may be the task itself that looked, and it would be cancelled at its next
+        # `await`, wherever that is.
+        self._loop.call_soon(self._cancel, f"the lock {held.name!r} was lost")
+
+    def _cancel(self, why: str) -> None:
+        if not (self._fired or self._over):
+            self._fired = True
+            self._task.cancel(why)
+
+    def leave(self, body: BaseException | None) -> bool:
+        """Take the cancellation back; tell whether `body` is ours, and nobody else's."""
+        self._over = True
+        if not self._fired:
+            return False
+        ours = self._task.uncancel() <= self._cancelling
+        return ours and isinstance(body, asyncio.CancelledError)
+
+
 class _AsyncEntry(Entry[H]):
-    __slots__ = ()
+    __slots__ = ("_cancel_on_lost", "_guard")
 
     _client: AsyncLocks
+
+    def __init__(
+        self, client: Any, name: Any, *, cancel_on_lost: bool = False, **settings: Any
+    ) -> None:
+        super().__init__(client, name, **settings)
+        self._cancel_on_lost = cancel_on_lost
+        self._guard: _Guard | None = None
+
+    def _again(self) -> Self:
+        again = super()._again()
+        again._cancel_on_lost = self._cancel_on_lost
+        return again
 
     # Not a coroutine of its own: every level of them costs.
     def _enter(self) -> Awaitable[H]:
@@ -51,21 +99,29 @@ class _AsyncEntry(Entry[H]):
         except BaseException:
             self._free.append(True)
             raise
+        if self._cancel_on_lost:
+            self._guard = _Guard(each(held))
         return held
 
     async def __aexit__(
         self, kind: type[BaseException] | None, body: BaseException | None, tb: TracebackType | None
     ) -> None:
         held, self._held = self._held, None
+        guard, self._guard = self._guard, None
         self._free.append(True)
-        if isinstance(held, AsyncHeld):
-            try:
+        ours = guard is not None and guard.leave(body)
+        errors: list[LockError] = []
+        try:
+            if isinstance(held, AsyncHeld):
                 await self._client._let_go(held)
-            except LockError as failure:
-                body = join_errors(body, failure)
-        else:
-            for error in await self._client._let_go_all(each(held)):
-                body = join_errors(body, error)
+            else:
+                errors = await self._client._let_go_all(each(held))
+        except LockError as failure:
+            errors = [failure]
+        for error in errors:
+            if ours:  # the task was cancelled because of this
+                raise error from body
+            body = join_errors(body, error)
         if kind is None and body is not None:
             raise body
 

@@ -28,21 +28,50 @@ class AsyncLocks(AsyncCore):
     # -- the verbs -------------------------------------------------------------------------------
 
     def hold(
-        self, name: Name, *, wait: Seconds = None, shared: bool = False, reentrant: bool = False
+        self,
+        name: Name,
+        *,
+        wait: Seconds = None,
+        shared: bool = False,
+        reentrant: bool = False,
+        cancel_on_lost: bool = False,
     ) -> AsyncHold:
         """Hold a lock: an async context manager that enters when granted, and a decorator.
 
         Parameters and errors are those of `Locks.hold`; `reentrant` goes by task.
+        `cancel_on_lost` cancels the body when the lock is lost; the block then raises `LockLost`,
+        as that of `asyncio.timeout` raises `TimeoutError`. A body that does not await is not
+        reached, nor is a thread that it waits for.
         """
-        return AsyncHold(self, name, wait=wait_seconds(wait), shared=shared, reentrant=reentrant)
+        return AsyncHold(
+            self,
+            name,
+            wait=wait_seconds(wait),
+            shared=shared,
+            reentrant=reentrant,
+            cancel_on_lost=cancel_on_lost,
+        )
 
-    def attempt(self, name: Name, *, shared: bool = False, reentrant: bool = False) -> AsyncAttempt:
+    def attempt(
+        self,
+        name: Name,
+        *,
+        shared: bool = False,
+        reentrant: bool = False,
+        cancel_on_lost: bool = False,
+    ) -> AsyncAttempt:
         """Take a lock only if it is free now: enters at once, with an `AsyncHeld` or None."""
-        return AsyncAttempt(self, name, shared=shared, reentrant=reentrant)
+        return AsyncAttempt(
+            self, name, shared=shared, reentrant=reentrant, cancel_on_lost=cancel_on_lost
+        )
 
-    def hold_all(self, names: Iterable[Name], *, wait: Seconds = None) -> AsyncHoldAll:
+    def hold_all(
+        self, names: Iterable[Name], *, wait: Seconds = None, cancel_on_lost: bool = False
+    ) -> AsyncHoldAll:
         """Hold several locks or none; enters with a list, in the order of `names`."""
-        return AsyncHoldAll(self, names_of(names), wait=wait_seconds(wait))
+        return AsyncHoldAll(
+            self, names_of(names), wait=wait_seconds(wait), cancel_on_lost=cancel_on_lost
+        )
 
     def lock(self, name: Name, *, shared: bool = False) -> AsyncLock:
         """Return a drop-in for `asyncio.Lock` whose other holders may be on other machines."""
@@ -58,7 +87,7 @@ class AsyncLocks(AsyncCore):
         self._closed = True
         waiting = [t.waker for t in self._ledger.tickets() if t.waker is not None]
         if self._sessions is not None:
-            await self._sessions.close(lambda session: bool(self._ledger.held_by(session)))
+            await self._sessions.close(self._ledger.carries)
         for waker in waiting:
             wake(waker)
 

@@ -12,21 +12,23 @@ import asyncio
 import contextlib
 import logging
 import select
-import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 
 from advlock import _plan
-from advlock._connect import PATIENCE
-from advlock._plan import Expired, Refused, SessionLost, Unanswered
+from advlock._aloop import fail, stop_and_close, weakly
+from advlock._clock import now
+from advlock._liveness import Pulse
+from advlock._plan import Refused, SessionLost, Unanswered
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future, TimerHandle
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
     from advlock._ledger import Op
+    from advlock._liveness import Bounds
     from advlock._wire import Answer, Wire
 
 log = logging.getLogger("advlock")
@@ -42,26 +44,34 @@ class AsyncSession:
         self,
         wire: Wire,
         loop: AbstractEventLoop,
+        bounds: Bounds,
         settle: Callable[[Op, AsyncSession, bool | Exception], Any] | None = None,
+        carries: Callable[[AsyncSession], bool] | None = None,
     ) -> None:
         self.wire = wire
+        self.pulse = Pulse(bounds)
         self.lost: str | None = None
         self._loop = loop
+        self._thread = _thread.get_ident()
         self._settle = settle
+        self._carries = carries
         self._on_lost: Callable[[AsyncSession, list[Op]], Any] | None = None
         self._pending: deque[Op] = deque()
-        self._scripts: deque[tuple[_plan.Script, Future[Answer], bool]] = deque()
+        self._scripts: deque[tuple[_plan.Script, Future[Answer]]] = deque()
         self._busy = False  # a request is under way, or about to be
+        self._beating = False  # it is a heartbeat
         self._alone = False  # the last combined request was of one op: nobody to wait for
         self._ops: list[Op] = []  # what it asks, if it is a combined request
         self._script: Future[Answer] | None = None  # who waits for it, if it is a script
         self._patient = False  # the server was asked to wait
-        self._watchdog: TimerHandle | None = None
-        self._asked_at = 0.0
+        self._asked = 0.0  # when what is under way was sent
+        self._doubt: str | None = None  # why it is not believed in any more, and about to end
+        self._timer: TimerHandle | None = None
+        self._look_at = 0.0  # when the timer is to fire
         self._recovery: asyncio.Task[None] | None = None
         self._stopped: Future[None] | None = None  # done when the server waits for us no more
         # Weakly: the loop must not keep a client alive that everybody else has forgotten.
-        loop.add_reader(wire.fd, _weakly(self._readable))
+        loop.add_reader(wire.fd, weakly(self._readable))
 
     def when_lost(self, callback: Callable[[AsyncSession, list[Op]], Any]) -> None:
         """Name who is told, once, when the session has ended, and of what stays unanswered."""
@@ -90,19 +100,17 @@ class AsyncSession:
                 self._loop.call_soon(self._next)
         return future
 
-    async def fetch(self, plan: _plan.SessionPlan[R], *, patient: bool = False) -> R:
+    async def fetch(self, plan: _plan.SessionPlan[R]) -> R:
         """Drive `plan` on this session: one of the two loops that drive plans.
-
-        A `patient` plan asks the server to wait; if its caller cannot wait any longer, the server
-        is told to stop and the session ends.
 
         Raises:
             SessionLost: the session ended.
         """
+        script = None
         try:
             script = next(plan)
             while True:
-                answer = await self._exchange(script, patient=patient)
+                answer = await self._exchange(script)
                 try:
                     rows = answer.rows()
                 except Refused as refusal:
@@ -113,24 +121,62 @@ class AsyncSession:
             verdict: R = stop.value
             return verdict
         except asyncio.CancelledError:
-            if patient:
+            if script is not None and script.patient:
                 self.end("its caller stopped waiting", cancel=True)
             raise
 
-    def _exchange(self, script: _plan.Script, *, patient: bool) -> Future[Answer]:
+    def _exchange(self, script: _plan.Script) -> Future[Answer]:
         future: Future[Answer] = self._loop.create_future()
         if self.lost is not None:
             future.set_exception(SessionLost(self.lost))
             return future
-        self._scripts.append((script, future, patient))
+        self._scripts.append((script, future))
         if not self._busy:
             self._busy = True
             self._next()
         return future
 
+    # -- belief ----------------------------------------------------------------------------------
+
+    @property
+    def why(self) -> str:
+        """Why it is over."""
+        return self.lost or self._doubt or "its session ended"
+
+    def vouches(self) -> bool:
+        """Whether what this session held is still believed in; if not, then for good.
+
+        Looks at the clock only, so that it is right while the event loop is blocked, and may be
+        asked by any thread.
+        """
+        if self.lost is None and self._doubt is None:
+            if not self.pulse.lapsed(now()):
+                return True
+            silence = f"no word from the server for {self.pulse.bounds.trust:.1f} s"
+            self.distrust(silence + self._blocked())
+        return False
+
+    def _blocked(self) -> str:
+        """Say so where the loop is to blame: it has not come by when it should have."""
+        late = now() - self._look_at
+        if late <= self.pulse.bounds.heartbeat:
+            return ""
+        return f"; the event loop was blocked for {late:.1f} s"
+
+    def distrust(self, why: str) -> None:
+        """Stop believing, for good; the session ends as soon as the loop runs."""
+        if self._doubt is None:
+            self._doubt = why
+            with contextlib.suppress(RuntimeError):  # the loop was closed
+                self._loop.call_soon_threadsafe(self.end, why)
+
     def looks_alive(self) -> bool:
-        """Look at the socket, without waiting: False once the server has hung up."""
-        if self.lost is None and not self._busy:
+        """Look at the socket, without waiting: False once the server has hung up.
+
+        In another thread than the loop's it goes by what the loop has seen.
+        """
+        mine = _thread.get_ident() == self._thread
+        if self.lost is None and not self._busy and mine:
             poll = select.poll()
             poll.register(self.wire.fd, select.POLLIN)
             if poll.poll(0) and self.wire.hung_up():
@@ -143,6 +189,7 @@ class AsyncSession:
         """Send what is queued next, if anything is."""
         if self.lost is not None:
             return
+        self._asked = now()
         try:
             self._patient = False
             if self._pending:
@@ -150,7 +197,8 @@ class AsyncSession:
                 self._alone = len(ops) == 1
                 self.wire.send_ops(ops)
             elif self._scripts:
-                script, self._script, self._patient = self._scripts.popleft()
+                script, self._script = self._scripts.popleft()
+                self._patient = script.patient
                 self.wire.send_script(script)
             else:
                 self._busy = False
@@ -159,10 +207,9 @@ class AsyncSession:
             self.end(str(error))
             return
         if self.wire.unsent:
-            self._loop.add_writer(self.wire.fd, _weakly(self._writable))
-        self._asked_at = self._loop.time()
-        if self._watchdog is None:
-            self._watchdog = self._loop.call_later(PATIENCE, _weakly(self._watch))
+            self._loop.add_writer(self.wire.fd, weakly(self._writable))
+        if self._timer is None:
+            self._look_in(self.pulse.bounds.heartbeat)
 
     def _take(self) -> list[Op]:
         if len(self._pending) <= _LARGEST_BATCH:
@@ -187,9 +234,14 @@ class AsyncSession:
             self.end(str(error))
             return
         if answer is not None:
+            self.pulse.confirm(self._asked)
             self._take_answer(answer)
 
     def _take_answer(self, answer: Answer) -> None:
+        if self._beating:
+            self._beating = False
+            self._next()
+            return
         if self._script is not None:
             script, self._script = self._script, None
             if not script.done():
@@ -215,7 +267,7 @@ class AsyncSession:
                 self._settle(op, self, verdict)
             op.done = True
             if verdict is not True and verdict is not False:
-                _fail(op.waiter, verdict)
+                fail(op.waiter, verdict)
                 continue
             unheld = unheld or (op.releases and not verdict)
             if not op.waiter.done():
@@ -235,6 +287,7 @@ class AsyncSession:
             plan = _plan.recover(self._ops, refusal)
             script = next(plan)
             self._script = future = self._loop.create_future()
+            self._asked = now()
             self.wire.send_script(script)
             try:
                 plan.send((await future).rows())
@@ -244,16 +297,39 @@ class AsyncSession:
         except (Refused, SessionLost, psycopg.Error) as error:
             self.end(f"the server refused a combined request ({error})")
 
-    def _watch(self) -> None:
-        """Give the session up when a server that cannot be busy does not answer."""
-        self._watchdog = None
-        if self.lost is not None or not self.wire.expects or self._patient:
+    # -- heartbeats ------------------------------------------------------------------------------
+
+    def _look_in(self, seconds: float) -> None:
+        self._look_at = now() + seconds
+        self._timer = self._loop.call_later(seconds, weakly(self._look))
+
+    def _look(self) -> None:
+        """Ask for a sign of life where one is due; give up what has been silent for too long."""
+        self._timer = None
+        if self.lost is not None:
             return
-        silent = self._loop.time() - self._asked_at
-        if silent >= PATIENCE:
-            self.end(f"the server did not answer for {PATIENCE:.0f} s")
-        else:
-            self._watchdog = self._loop.call_later(PATIENCE - silent, _weakly(self._watch))
+        if blocked := self._blocked():
+            log.warning(blocked.removeprefix("; "), extra={"event": "loop.blocked"})
+        heartbeat = self.pulse.bounds.heartbeat
+        carries = self._carries is not None and self._carries(self)
+        waits = self.wire.expects and not self._patient
+        if carries and not self.vouches():
+            self.end(self.why)
+        elif waits and now() - self._asked >= self.pulse.bounds.trust:
+            self.end(f"the server did not answer for {self.pulse.bounds.trust:.1f} s")
+        elif carries or waits:
+            if not self._busy and self.pulse.due(now()):
+                self._beat()
+            left = self.pulse.left(now()) if carries else heartbeat
+            self._look_in(min(heartbeat, max(left, 0.0)))
+
+    def _beat(self) -> None:
+        self._busy = self._beating = True
+        self._asked = now()
+        try:
+            self.wire.send_heartbeat()
+        except psycopg.Error as error:
+            self.end(str(error))
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -265,12 +341,12 @@ class AsyncSession:
         if not self._loop.is_closed():
             self._loop.remove_reader(self.wire.fd)
             self._loop.remove_writer(self.wire.fd)
-        if self._watchdog is not None:
-            self._watchdog.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         if cancel and self.wire.expects:
             # Telling the server takes a connection of its own, which the loop must not wait for.
             self._stopped = self._loop.create_future()
-            _thread.start_new_thread(_stop_and_close, (self.wire, self._loop, self._stopped))
+            _thread.start_new_thread(stop_and_close, (self.wire, self._loop, self._stopped))
         else:
             self.wire.close()
         log.debug("session ended: %s", self.lost, extra={"event": "session.ended"})
@@ -283,7 +359,7 @@ class AsyncSession:
 
     def _fail_all(self) -> None:
         ops = [op for op in (*self._ops, *self._pending) if not op.done]
-        waiting = [future for _, future, _ in self._scripts]
+        waiting = [future for _, future in self._scripts]
         if self._script is not None:
             waiting.append(self._script)
         self._ops = []
@@ -294,55 +370,11 @@ class AsyncSession:
             self._on_lost(self, ops)
         for op in ops:
             op.done = True
-            _fail(op.waiter, SessionLost(self.lost))
+            fail(op.waiter, SessionLost(self.lost))
         for future in waiting:
-            _fail(future, SessionLost(self.lost))
+            fail(future, SessionLost(self.lost))
 
     def disown(self) -> None:
         """In a forked child: drop our copy of the parent's socket, and touch nothing else."""
         self.lost = "the process forked; a child starts without locks"
         self.wire.disown()
-
-
-def _weakly(method: Callable[[], None]) -> Callable[[], None]:
-    reference = weakref.WeakMethod(method)
-
-    def call() -> None:
-        alive = reference()
-        if alive is not None:
-            alive()
-
-    return call
-
-
-def _stop_and_close(wire: Wire, loop: AbstractEventLoop, stopped: Future[None]) -> None:
-    wire.stop()
-    wire.close()
-    with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
-        loop.call_soon_threadsafe(_resolve, stopped)
-
-
-def _resolve(future: Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _fail(future: Future[Any], error: Exception) -> None:
-    if not future.done() and not future.get_loop().is_closed():
-        future.set_exception(error)
-        future.exception()  # seen: whoever gave up waiting must not be warned about it
-
-
-async def by(deadline: float | None, awaitable: Awaitable[R]) -> R:
-    """Await until `deadline`, in the loop's time.
-
-    Raises:
-        Expired: `deadline` passed first.
-    """
-    if deadline is None:
-        return await awaitable
-    try:
-        async with asyncio.timeout_at(deadline):
-            return await awaitable
-    except TimeoutError:
-        raise Expired from None

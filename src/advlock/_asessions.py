@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from advlock import _plan
-from advlock._asession import AsyncSession, by
+from advlock._aloop import by
+from advlock._asession import AsyncSession
 from advlock._backoff import Backoff
 from advlock._connect import PATIENCE, unavailable
 from advlock._plan import Expired, Refused, SessionLost
@@ -34,12 +35,14 @@ class AsyncSessions:
         loop: AbstractEventLoop,
         settle: Callable[[Op, AsyncSession, bool | Exception], Any],
         when_lost: Callable[[AsyncSession, list[Op]], Any],
+        carries: Callable[[AsyncSession], bool],
     ) -> None:
         self.loop = loop
         self.shared: AsyncSession | None = None
         self._client = client
         self._settle = settle
         self._when_lost = when_lost
+        self._carries = carries
         self._connecting: Task[AsyncSession] | None = None
         self._backoff = Backoff()
         self._dedicated: set[AsyncSession | Task[AsyncSession]] = set()
@@ -104,10 +107,12 @@ class AsyncSessions:
         except (psycopg.Error, OSError) as error:
             raise unavailable(error, client._dsn) from None
         wire = Wire(connection)
-        session = AsyncSession(wire, self.loop, self._settle)
+        session = AsyncSession(wire, self.loop, client._bounds, self._settle, self._carries)
         try:
-            plan = _plan.set_up(wire.pgconn.backend_pid)
-            await by(self.loop.time() + PATIENCE, session.fetch(plan))
+            plan = _plan.set_up(wire.pgconn.backend_pid, client._bounds)
+            server = await by(self.loop.time() + PATIENCE, session.fetch(plan))
+            if client._meet(server):
+                self.end("the database moved to another server")
         except (SessionLost, Expired) as error:
             session.end("the set-up failed")
             raise unavailable(error, client._dsn) from None
@@ -190,7 +195,7 @@ class AsyncSessions:
         self.end("the client was closed")
 
     def end(self, reason: str) -> None:
-        """Close every session now."""
+        """Close every session now; those that are being made go on."""
         for session in self._all():
             session.end(reason)
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 from advlock import _connect, _dsn, _duration
 from advlock._key import Key, Scheme, pg_encoding
 from advlock._ledger import FORKED, Ledger, Ticket
+from advlock._liveness import LIVENESS, SHORTEST_LEASE, SHORTEST_LIVENESS, Bounds
 from advlock._plan import Waited, judge_failed_wait
-from advlock.errors import ConfigError, LockError, LockLost, LockTimeout
+from advlock.errors import ConfigError, DatabaseUnavailable, LockError, LockLost, LockTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -19,9 +20,10 @@ if TYPE_CHECKING:
 
     from advlock._holder import Holder
     from advlock._key import Name
-    from advlock._plan import Refused
+    from advlock._plan import Identity, Refused
 
     Seconds: TypeAlias = float | str | timedelta | None
+    Liveness: TypeAlias = float | str | timedelta
 
 # The server ends a wait by itself; this is how long its word may take to reach us, in seconds.
 GRACE: Final = 0.04
@@ -42,6 +44,8 @@ class Client:
         max_connections: int = 4,
         max_locks: int = 1000,
         application_name: str | None = None,
+        liveness: Liveness = LIVENESS,
+        lease: Seconds = None,
     ) -> None:
         _check(isinstance(namespace, str), f"namespace must be a string, not {namespace!r}")
         _check(keys in _SCHEMES, f"keys must be one of {', '.join(_SCHEMES)}, not {keys!r}")
@@ -53,11 +57,13 @@ class Client:
         self.max_locks = max_locks
         self._dsn = _dsn.resolve(dsn, given="the DSN")
         self._application_name = application_name
+        self._bounds = _bounds(liveness, lease)
         self._conninfo()  # an address that cannot be read is refused now
         self._ledger = Ledger(max_locks)
         self._encoding: str | None = None
         self._known: dict[str, Key] = {}  # what names became, with these settings and encoding
         self._can_wait_on_server = True
+        self._server: Identity | None = None  # where we were connected last
         self._closed = False
         self._reset()
         _clients.add(self)
@@ -91,7 +97,33 @@ class Client:
 
     def _conninfo(self) -> str:
         # Made anew for each connection: its signature names this process, which may be a fork.
-        return _connect.conninfo(self._dsn.conninfo, self._application_name)
+        return _connect.conninfo(self._dsn.conninfo, self._application_name, self._bounds)
+
+    @property
+    def liveness(self) -> float:
+        """Within so many seconds the server lets go of the locks of a host that vanished."""
+        return self._bounds.liveness
+
+    @property
+    def lease(self) -> float | None:
+        """Within so many seconds it lets go of those of a frozen process; None: never."""
+        return self._bounds.lease
+
+    def _meet(self, server: Identity) -> bool:
+        """Note which server a new session is on; tell whether those before it were elsewhere.
+
+        Raises:
+            DatabaseUnavailable: it is a former primary that we have seen replaced.
+        """
+        known, moved = self._server, self._server not in (None, server)
+        if known is not None and server.is_behind(known):
+            raise DatabaseUnavailable(
+                f"this server is on timeline {server.timeline}, and the last one was on "
+                f"{known.timeline}: it is a former primary that was replaced. Take it out of the "
+                f"DSN, or end it; if it is to be used again, make a new client"
+            )
+        self._server = server
+        return moved
 
     def _learn_encoding(self, server_encoding: str) -> None:
         self._encoding = pg_encoding(server_encoding)
@@ -126,7 +158,7 @@ class Client:
 
     def _lost(self, ticket: Ticket) -> LockLost:
         session = ticket.session
-        why = getattr(session, "lost", None) or "its session ended"
+        why = session.why if session is not None else "its session ended"
         return LockLost(
             f"the lock {ticket.name!r} was lost: {why}. Somebody else may hold it by now, so do "
             f"not go on with what it protected",
@@ -171,6 +203,21 @@ def wait_seconds(wait: Seconds) -> float | None:
         ConfigError: it is no duration.
     """
     return None if wait is None else _duration.seconds(wait)
+
+
+def _bounds(liveness: Liveness, lease: Seconds) -> Bounds:
+    live = _duration.seconds(liveness)
+    _check(
+        live >= SHORTEST_LIVENESS,
+        f"liveness must be at least {SHORTEST_LIVENESS:g} seconds (keepalives count in whole "
+        f"ones), not {liveness!r}",
+    )
+    rent = wait_seconds(lease)
+    _check(
+        rent is None or rent >= SHORTEST_LEASE,
+        f"lease must be at least {SHORTEST_LEASE:g} seconds, or None for no lease, not {lease!r}",
+    )
+    return Bounds(live, rent)
 
 
 def timeout(name: Name, key: Key | None, wait: float, holders: Sequence[Holder]) -> LockTimeout:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -11,19 +11,11 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from advlock import _dsn, _label
 from advlock.errors import ConfigError, DatabaseUnavailable
 
-# How long a connection attempt, or a server that has been asked, may stay silent, in seconds.
-# libpq's own limit is for each host of the DSN.
-PATIENCE: Final = 10.0
+if TYPE_CHECKING:
+    from advlock._liveness import Bounds
 
-# A client learns of a dead network only if it asks: keepalives for an idle socket, the user
-# timeout for one with data in flight; either alone leaves a case open.
-_DEFAULTS: Final = {
-    "connect_timeout": "10",
-    "keepalives_idle": "5",
-    "keepalives_interval": "2",
-    "keepalives_count": "3",
-    "tcp_user_timeout": "10000",
-}
+# How long a connection attempt may take, in seconds; libpq's own limit is for each host of the DSN.
+PATIENCE: Final = 10.0
 
 _LIBPQ_S_OWN_HINT: Final = "Is the server running"
 
@@ -43,7 +35,7 @@ _HINTS: Final = (
 )
 
 
-def conninfo(dsn: str, application_name: str | None) -> str:
+def conninfo(dsn: str, application_name: str | None, bounds: Bounds) -> str:
     """Complete the user's conninfo with our defaults; what the user set stays.
 
     Raises:
@@ -57,7 +49,8 @@ def conninfo(dsn: str, application_name: str | None) -> str:
             f"the database address cannot be read: {text}. "
             f"Write postgresql://user:password@host:5432/database"
         ) from None
-    settings = {key: value for key, value in _DEFAULTS.items() if key not in given}
+    defaults = {"connect_timeout": f"{PATIENCE:.0f}", **bounds.conninfo()}
+    settings = {key: value for key, value in defaults.items() if key not in given}
     if application_name is not None:
         settings["application_name"] = application_name
     elif "application_name" not in given and "PGAPPNAME" not in os.environ:

@@ -20,10 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from advlock._dsn import Dsn
+    from advlock._liveness import Bounds
+    from advlock._plan import Identity
 
 
-def connect(conninfo: str, dsn: Dsn) -> Wire:
-    """Connect and set up; the session is then safe to lock on.
+def connect(conninfo: str, dsn: Dsn, bounds: Bounds) -> tuple[Wire, Identity]:
+    """Connect and set up; the session is then safe to lock on. Returns also which server it is.
 
     Raises:
         DatabaseUnavailable: no connection; the message says why and what to check.
@@ -33,16 +35,17 @@ def connect(conninfo: str, dsn: Dsn) -> Wire:
         wire = Wire(psycopg.Connection.connect(conninfo, autocommit=True))
     except psycopg.Error as error:
         raise unavailable(error, dsn) from None
-    session = Session(wire)
+    session = Session(wire, bounds)
     try:
-        session.fetch(_plan.set_up(wire.pgconn.backend_pid), time.monotonic() + PATIENCE)
+        plan = _plan.set_up(wire.pgconn.backend_pid, bounds)
+        identity = session.fetch(plan, time.monotonic() + PATIENCE)
     except LockError:
         wire.close()
         raise
     except (SessionLost, Expired) as error:
         wire.close()
         raise unavailable(error, dsn) from None
-    return wire
+    return wire, identity
 
 
 class Connecting:
@@ -52,19 +55,22 @@ class Connecting:
     swallows packets, or a slow handshake.
     """
 
-    def __init__(self, conninfo: str, dsn: Dsn, done: Callable[[Connecting], Any]) -> None:
+    def __init__(
+        self, conninfo: str, dsn: Dsn, bounds: Bounds, done: Callable[[Connecting], Any]
+    ) -> None:
         self.wire: Wire | None = None
+        self.identity: Identity | None = None
         self.error: BaseException | None = None
         self.session: Session | None = None
         self._done = done
         self._finished = False
         self._waiters: list[Any] = []
         # Not a `threading.Thread`: its start() waits in ways that an interruption breaks.
-        _thread.start_new_thread(self._connect, (conninfo, dsn))
+        _thread.start_new_thread(self._connect, (conninfo, dsn, bounds))
 
-    def _connect(self, conninfo: str, dsn: Dsn) -> None:
+    def _connect(self, conninfo: str, dsn: Dsn, bounds: Bounds) -> None:
         try:
-            self.wire = connect(conninfo, dsn)
+            self.wire, self.identity = connect(conninfo, dsn, bounds)
         except BaseException as error:  # noqa: BLE001 - it is raised again in every caller
             self.error = self.error or error
         self._done(self)

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from advlock import _plan
-from advlock._asession import by
+from advlock._aloop import by
 from advlock._client import GRACE
 from advlock._ledger import QUEUED
 from advlock._plan import Expired, Refused, SessionLost, Waited
@@ -96,7 +96,7 @@ def _wait_on(
 ) -> Waited:
     limit = None if deadline is None else deadline + GRACE
     try:
-        if session.fetch(_plan.wait_for(ticket, left), limit, patient=True):
+        if session.fetch(_plan.wait_for(ticket, left, client._bounds), limit):
             client._book(ticket, session)
             return Waited.GRANTED
         client._sessions.retire(session)
@@ -188,7 +188,7 @@ async def _await_on(
 ) -> Waited:
     limit = None if deadline is None else deadline + GRACE
     try:
-        if await by(limit, session.fetch(_plan.wait_for(ticket, left), patient=True)):
+        if await by(limit, session.fetch(_plan.wait_for(ticket, left, client._bounds))):
             client._book(ticket, session)
             return Waited.GRANTED
         client._bind().retire(session)

@@ -32,7 +32,7 @@ class Core(Client):
 
     def _reset(self) -> None:
         self._mutex = threading.Lock()
-        self._sessions = Sessions(self, self._settle, self._session_lost)
+        self._sessions = Sessions(self, self._settle, self._session_lost, self._carries)
 
     def _disown_sessions(self) -> None:
         self._sessions.disown()
@@ -127,6 +127,8 @@ class Core(Client):
         with self._mutex:
             ticket = self._ledger.find_held(key, owner)
             if ticket is not None:
+                if not ticket.session.vouches():
+                    raise self._lost(ticket)
                 if ticket.shared and not shared:
                     raise self._refuse_upgrade(ticket)
                 ticket.depth += 1
@@ -269,8 +271,14 @@ class Core(Client):
             lost, more = self._ledger.forget(session)
         _wake_all(woken)
         _wake_all(more)
-        if not self._closed:
-            tell_lost(lost)
+        if lost and not self._closed:
+            # Not here: this may be the thread that looks after every session of the process.
+            with contextlib.suppress(RuntimeError):  # the interpreter is shutting down
+                _thread.start_new_thread(tell_lost, (lost,))
+
+    def _carries(self, session: Session) -> bool:
+        with self._mutex:
+            return self._ledger.carries(session)
 
     # -- questions -------------------------------------------------------------------------------
 
@@ -311,7 +319,7 @@ class Core(Client):
             except SessionLost:
                 raise self._lost(ticket) from None
             except Refused as refusal:
-                raise _plan.server_error(refusal) from None
+                raise _plan.judge_failed_token(refusal) from None
         return ticket.token
 
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import psycopg
 
 from advlock import _plan
-from advlock._connect import PATIENCE
+from advlock._clock import now
+from advlock._liveness import Pulse
 from advlock._plan import Expired, Refused, SessionLost, Unanswered
 from advlock._waiter import milliseconds, wake
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from advlock._ledger import Op
+    from advlock._liveness import Bounds
     from advlock._wire import Answer, Wire
 
 log = logging.getLogger("advlock")
@@ -37,10 +39,12 @@ class Engine:
     def __init__(
         self,
         wire: Wire,
+        bounds: Bounds,
         settle: Callable[[Op, Any, bool | Exception], Any] | None = None,
         on_lost: Callable[[Any, list[Op]], Any] | None = None,
     ) -> None:
         self.wire = wire
+        self.pulse = Pulse(bounds)
         self.lost: str | None = None
         self._settle = settle
         self._on_lost = on_lost
@@ -55,18 +59,18 @@ class Engine:
         self._sending = False  # an interruption here leaves open whether it was sent
         self._fragile = False  # an interruption here leaves no way to go on
         self._patient = False  # the server was asked to wait
+        self._asked = 0.0  # when what is under way was sent
         self._doomed: str | None = None  # why it is to end as soon as its user leaves
+        self._distrusted = False  # what it carries is not believed in any more
 
     # -- the loop --------------------------------------------------------------------------------
 
-    def _drive(
-        self, plan: _plan.SessionPlan[R], deadline: float | None, *, patient: bool = False
-    ) -> R:
+    def _drive(self, plan: _plan.SessionPlan[R], deadline: float | None) -> R:
         """Do what `plan` yields until it returns: one of the two loops that drive plans."""
         try:
             script = next(plan)
             while True:
-                answer = self._exchange(script, deadline, patient=patient)
+                answer = self._exchange(script, deadline)
                 try:
                     rows = answer.rows()
                 except Refused as refusal:
@@ -77,13 +81,15 @@ class Engine:
             verdict: R = stop.value
             return verdict
 
-    def _exchange(self, script: _plan.Script, deadline: float | None, *, patient: bool) -> Answer:
+    def _exchange(self, script: _plan.Script, deadline: float | None) -> Answer:
         self._check()
         fragile, self._fragile = self._fragile, True
+        self._patient = script.patient
         self._busy = True
+        self._asked = now()
         self._send(self.wire.send_script, script)
         self._fragile = fragile
-        answer = self._receive(deadline, patient=patient)
+        answer = self._receive(deadline)
         self._busy = False
         return answer
 
@@ -95,6 +101,7 @@ class Engine:
         self._sending = True
         self._take(ops)
         if ops:
+            self._asked = now()
             self._send(self.wire.send_ops, ops)
             self._busy = True
         self._sending = False
@@ -128,7 +135,7 @@ class Engine:
         """
         ops = self._ops
         if self._verdicts is None:
-            answer = self._receive(deadline, patient=False, again=again)
+            answer = self._receive(deadline, again=again)
             try:
                 self._verdicts = answer.verdicts() if ops else []
             except Refused as refusal:
@@ -175,14 +182,16 @@ class Engine:
             self._end(str(error))
             raise SessionLost(self.lost) from error
 
-    def _receive(self, deadline: float | None, *, patient: bool, again: bool = False) -> Answer:
+    def _receive(self, deadline: float | None, *, again: bool = False) -> Answer:
         """Wait until the answer is whole.
 
         A server that is asked what it cannot block on answers at once, or is not there any more:
-        after `PATIENCE` seconds of silence the session is given up. A `patient` caller, one that
-        asked the server to wait, sets its own limit instead.
+        the session is given up when the trust in it ends. A patient script has no such limit.
         """
-        limit = None if patient else time.monotonic() + PATIENCE
+        limit = None
+        if not self._patient:
+            patience = self.pulse.patience(self._asked)
+            limit = time.monotonic() + patience - (now() - self._asked)
         while True:
             mask = select.POLLIN | select.POLLOUT if self.wire.unsent else select.POLLIN
             if mask != self._mask:
@@ -191,7 +200,7 @@ class Engine:
             if not (again or self._poll.poll(milliseconds(deadline, limit))):
                 if limit is None or time.monotonic() < limit:
                     raise Expired
-                self._end(f"the server did not answer for {PATIENCE:.0f} s")
+                self._end(f"the server did not answer for {patience:.1f} s")
                 raise SessionLost(self.lost)
             try:
                 answer = self.wire.receive()
@@ -199,8 +208,31 @@ class Engine:
                 self._end(str(error))
                 raise SessionLost(self.lost) from error
             if answer is not None:
+                self.pulse.confirm(self._asked)
                 return answer
             again = False
+
+    @property
+    def why(self) -> str:
+        """Why it is over."""
+        return self.lost or self._doomed or "its session ended"
+
+    def vouches(self) -> bool:
+        """Whether what this session held is still believed in; if not, then for good.
+
+        Looks at the clock only, so that it is right in a process that was stopped, or while
+        another thread talks to the server.
+        """
+        if self.lost is None and self._doomed is None:
+            if not self.pulse.lapsed(now()):
+                return True
+            self.distrust(f"no word from the server for {self.pulse.bounds.trust:.1f} s")
+        return False
+
+    def distrust(self, why: str) -> None:
+        """Stop believing, for good; the session ends as soon as its user leaves."""
+        self._doomed = self._doomed or why
+        self._distrusted = True
 
     # -- the end ---------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import logging
@@ -68,13 +69,17 @@ class BaseHeld:
 
     @property
     def lost(self) -> bool:
-        """Whether the lock is known to be lost. Looks at the socket, and never waits.
+        """Whether the lock must not be believed in any more. Never waits.
 
-        False means that nothing has told us otherwise yet, not that the server was asked.
+        Looks at the socket and at the clock. False means that the server confirmed the session
+        within the client's time of trust, so it cannot have given the lock to anybody else, but
+        for a server that was restarted, replaced or told to end the session while the network
+        between us was down. Once True it stays True.
         """
         ticket = self._ticket
         if ticket.state is HELD:
-            return not ticket.session.looks_alive()
+            session = ticket.session
+            return not (session.vouches() and session.looks_alive())
         return ticket.state in (LOST, FORKED)
 
     def check(self) -> None:
@@ -91,25 +96,30 @@ class BaseHeld:
             raise LockNotHeld(msg)
 
     def on_lost(self, callback: Callable[[Self], object]) -> None:
-        """Have `callback(held)` called when the lock is found lost; at once if it already is.
+        """Have `callback(held)` called, once, when the lock is lost; at once if it already is.
 
-        It is called from whichever thread or task finds out, so it must be quick and must not
-        wait; what it raises is logged.
+        `Locks` calls it from a thread of its own, `AsyncLocks` from its event loop, where it must
+        not wait. What it raises is logged.
         """
         ticket = self._ticket
-        if ticket.state is LOST:
-            _call(callback, self)
-            return
         if ticket.on_lost is None:
             ticket.on_lost = []
         ticket.on_lost.append(functools.partial(callback, self))
+        if ticket.state is LOST:
+            _call_back(ticket)
 
 
-def _call(callback: Callable[..., object], *args: object) -> None:
-    try:
-        callback(*args)
-    except Exception:
-        log.exception("an on_lost callback failed", extra={"event": "lock.lost.callback_failed"})
+def _call_back(ticket: Ticket) -> None:
+    # `list.pop` is atomic: of two threads that find out, only one calls.
+    with contextlib.suppress(IndexError):
+        while ticket.on_lost:
+            callback = ticket.on_lost.pop(0)
+            try:
+                callback()
+            except Exception:
+                log.exception(
+                    "an on_lost callback failed", extra={"event": "lock.lost.callback_failed"}
+                )
 
 
 def tell_lost(tickets: list[Ticket]) -> None:
@@ -118,11 +128,10 @@ def tell_lost(tickets: list[Ticket]) -> None:
         log.warning(
             "lock %r was lost: %s",
             ticket.name,
-            ticket.session.lost,
+            ticket.session.why,
             extra={"event": "lock.lost", "lock": ticket.name},
         )
-        for callback in ticket.on_lost or ():
-            _call(callback)
+        _call_back(ticket)
 
 
 class Held(BaseHeld):

@@ -264,14 +264,13 @@ class Ledger:
             woken.extend(self._leave(ticket, LOST))
         return lost, woken
 
-    def held_by(self, session: object) -> list[Ticket]:
-        """List the tickets that `session` holds."""
-        return [
-            ticket
+    def carries(self, session: object) -> bool:
+        """Tell whether `session` holds anything."""
+        return any(
+            ticket.session is session and ticket.state in (HELD, RELEASING)
             for slot in self._slots.values()
             for ticket in slot.active
-            if ticket.session is session and ticket.state in (HELD, RELEASING)
-        ]
+        )
 
     def tickets(self) -> list[Ticket]:
         """List every ticket that has not left yet."""

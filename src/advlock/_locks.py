@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING
 
+from advlock import _watch
 from advlock._client import names_of, wait_seconds
 from advlock._core import Core
 from advlock._held import Attempt, Hold, HoldAll
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from advlock._client import Seconds
     from advlock._holder import Holder
     from advlock._key import Name
-    from advlock._session import Session
 
 
 class Locks(Core):
@@ -38,6 +38,12 @@ class Locks(Core):
         max_locks: The most locks at a time; it protects the server's lock table, which all its
             sessions share.
         application_name: What `pg_stat_activity` shows; by default `advlock HOST:PID`.
+        liveness: Within how long, in seconds or as `"10s"`, the server lets go of the locks of a
+            host that vanished; at least 3. We stop believing in them earlier, after about two
+            thirds of it without a word from the server. Smaller is quicker, and loses locks to
+            shorter disturbances of the network.
+        lease: Within how long the server lets go of the locks of a *frozen* process (SIGSTOP, a
+            paused VM, a blocked event loop), whose host still answers; at least 2. None: never.
 
     Raises:
         ConfigError: a setting cannot be right, or there is no address.
@@ -97,13 +103,9 @@ class Locks(Core):
         with self._mutex:
             self._closed = True
             waiting = [t.waker for t in self._ledger.tickets() if t.waker is not None]
-        self._sessions.close(self._holds)
+        self._sessions.close(self._carries)
         for waker in waiting:
             wake(waker)
-
-    def _holds(self, session: Session) -> bool:
-        with self._mutex:
-            return bool(self._ledger.held_by(session))
 
     def __enter__(self) -> Self:
         """Return the client; it connects on first use."""
@@ -118,5 +120,5 @@ class Locks(Core):
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True) and self._sessions.open:
-            self.close()
+            _watch.elsewhere(self.close)
             warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2)

@@ -12,6 +12,7 @@ The rules of this file:
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -27,13 +28,30 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from advlock._key import Key
+    from advlock._liveness import Bounds
 
 R = TypeVar("R")
 
 _TRUE = ("t", "True")  # as libpq has it, and as str() of what psycopg made of it
 _OUT_OF_MEMORY = "53200"  # what a full lock table is reported as
 _PASSING = ("08", "40", "53", "57", "58")  # classes of trouble that a second try may not meet
-_NO_PLPGSQL = ("42704", "42501")  # the language is not there, or not for us
+_NOT_ALLOWED = "42501"
+_NO_PLPGSQL = ("42704", _NOT_ALLOWED)  # the language is not there, or not for us
+_TIMELINE_SHIFT = 48  # leaves 15 bits of a bigint for fail-overs
+
+
+class Identity(NamedTuple):
+    """Which server a session is on.
+
+    A promotion starts a new timeline; a restored or another cluster is another system.
+    """
+
+    system: str
+    timeline: int
+
+    def is_behind(self, other: Identity) -> bool:
+        """Whether this is a former primary, in the eyes of one that was connected to `other`."""
+        return self.system == other.system and self.timeline < other.timeline
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not a failure: plans catch it and decide
@@ -63,10 +81,15 @@ class Step(NamedTuple):
 
 
 class Script(NamedTuple):
-    """Statements sent together, in one round trip."""
+    """Statements sent together, in one round trip.
+
+    A `patient` script asks the server to wait: it may be silent for as long as the caller likes,
+    and if the caller cannot wait any longer, it is told to stop and the session ends.
+    """
 
     steps: tuple[Step, ...]
     prepare: bool = False
+    patient: bool = False
 
 
 Rows = list[list[tuple[str | None, ...]]]
@@ -76,28 +99,29 @@ SessionPlan = Generator[Script, Rows, R]
 # -- session plans ---------------------------------------------------------------------------------
 
 
-def set_up(startup_pid: int) -> SessionPlan[None]:
+def set_up(startup_pid: int, bounds: Bounds) -> SessionPlan[Identity]:
     """Make a new session ours: immune to a DBA's defaults, and safe to lock on.
 
-    Afterwards the session's settings are `_sql.SETTINGS`, its hot statements are prepared, and
-    the server is the primary and talks to us directly.
+    Afterwards the session's settings are `_sql.SETTINGS` and those of `bounds`, its hot statements
+    are prepared, and the server is the primary and talks to us directly. Returns which server.
 
     Raises:
         UnsafeServer: a pooler stands in between, or the server is a read replica.
     """
-    names = _array(list(_sql.SETTINGS))
-    values = _array(list(_sql.SETTINGS.values()))
+    settings = {**_sql.SETTINGS, **bounds.settings()}
+    arguments = (_array(list(settings)), _array(list(settings.values())))
+    steps = (Step(_sql.NO_TIMEOUT, sync=True), Step(_sql.SET_UP, arguments, sync=True))
     failed = None
     try:
-        answer = yield Script((Step(_sql.SET_UP, (names, values), sync=True),), prepare=True)
+        answer = yield Script(steps, prepare=True)
     except Refused as refusal:
         failed = refusal
         answer = refusal.rows
-    _judge(startup_pid, answer, failed)
+    return _judge(startup_pid, answer, failed)
 
 
-def _judge(startup_pid: int, answer: Rows, refusal: Refused | None) -> None:
-    if not answer and refusal is not None:
+def _judge(startup_pid: int, answer: Rows, refusal: Refused | None) -> Identity:
+    if len(answer) < 2 and refusal is not None:  # noqa: PLR2004 - the steps of `set_up`
         if refusal.sqlstate[:2] in _PASSING:
             raise server_error(refusal) from refusal
         raise UnsafeServer(
@@ -106,7 +130,7 @@ def _judge(startup_pid: int, answer: Rows, refusal: Refused | None) -> None:
             f"point advlock at a PostgreSQL server",
             reason="refused",
         ) from refusal
-    backend_pid, in_recovery, _ = answer[0][0]
+    backend_pid, in_recovery, system, timeline, _ = answer[1][0]
     if int(backend_pid or 0) != startup_pid:
         raise UnsafeServer(
             "a connection pooler (such as PgBouncer) stands between advlock and the server: the "
@@ -124,25 +148,32 @@ def _judge(startup_pid: int, answer: Rows, refusal: Refused | None) -> None:
         )
     if refusal is not None:
         raise server_error(refusal) from refusal
+    return Identity(system or "", int(timeline or "0", 16))
 
 
-def wait_for(ticket: Ticket, seconds: float | None) -> SessionPlan[bool]:
+def wait_for(ticket: Ticket, seconds: float | None, bounds: Bounds) -> SessionPlan[bool]:
     """Wait on the server for `ticket`'s lock, at most `seconds`; tell whether it was granted.
+
+    When it was, the server has heard us once more since.
 
     Raises:
         Refused: 42704 where plpgsql is missing; then nothing was asked, and the caller may poll.
     """
     code = int(ticket.shared) + (_sql.PAIR if ticket.key.pair else 0)
     patience = "" if seconds is None else f"{seconds:.6f}"
-    arguments = (str(code), str(ticket.key.value), patience)
+    arguments = (str(code), str(ticket.key.value), patience, bounds.waiting_timeout)
     answer = yield Script(
         (
             Step(_sql.WAIT_FOR, arguments, sync=True),
             Step(_sql.WAIT),
             Step(_sql.WAIT_VERDICT),
-        )
+        ),
+        patient=True,
     )
-    return answer[2][0][0] == "yes"
+    if answer[2][0][0] != "yes":
+        return False
+    yield Script((Step(_sql.CONFIRM, (bounds.user_timeout,)),))
+    return True
 
 
 def judge_failed_wait(refusal: Refused) -> Waited:
@@ -172,10 +203,29 @@ def ask_one(key: Key, *, shared: bool, release: bool) -> SessionPlan[bool]:
 
 
 def token() -> SessionPlan[int]:
-    """Draw a fencing token: greater than every token drawn before, also across a crash."""
-    answer = yield Script((Step(_sql.DRAW_TOKEN),))
-    timeline, xid, _ = answer[0][0]
-    return (int(timeline or 0) << 48) | int(xid or 0)
+    """Draw a fencing token: greater than every token drawn before, also across a crash.
+
+    Makes the sequence that it is drawn from, once, where the role may create a schema.
+    """
+    timeline, number = (yield Script((Step(_sql.DRAW_TOKEN, ("true",)),)))[0][0]
+    if number is None:
+        # Whether that works or not, what is there afterwards decides.
+        with contextlib.suppress(Refused):
+            yield Script(tuple(Step(sql) for sql in _sql.MAKE_FENCE))
+        timeline, number = (yield Script((Step(_sql.DRAW_TOKEN, ("false",)),)))[0][0]
+    return (int(timeline or "0", 16) << _TIMELINE_SHIFT) | int(number or 0)
+
+
+def judge_failed_token(refusal: Refused) -> LockError:
+    """Say why there is no token."""
+    if refusal.sqlstate != _NOT_ALLOWED:
+        return server_error(refusal)
+    return LockError(
+        f"no fencing token: {refusal.message}. Tokens of this database come from the sequence "
+        f"advlock.fence; let this role use it, too: GRANT USAGE ON SCHEMA advlock TO …; "
+        f"GRANT USAGE ON SEQUENCE advlock.fence TO …",
+        sqlstate=refusal.sqlstate,
+    )
 
 
 def set_application_name(name: str) -> SessionPlan[None]:

@@ -14,6 +14,10 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import psycopg
+
+from advlock import _watch
+from advlock._clock import now
 from advlock._connect import PATIENCE
 from advlock._engine import Engine
 from advlock._plan import Expired, SessionLost
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
 
     from advlock import _plan
     from advlock._ledger import Op
+    from advlock._liveness import Bounds
     from advlock._wire import Wire
 
 R = TypeVar("R")
@@ -40,10 +45,14 @@ class Session(Engine):
     def __init__(
         self,
         wire: Wire,
+        bounds: Bounds,
         settle: Callable[[Op, Any, bool | Exception], Any] | None = None,
         on_lost: Callable[[Any, list[Op]], Any] | None = None,
+        carries: Callable[[Any], bool] | None = None,
     ) -> None:
-        super().__init__(wire, settle, on_lost)
+        super().__init__(wire, bounds, settle, on_lost)
+        self._carries = carries
+        self._heart = object()  # in whose name heartbeats take the turn
         self._turn: dict[str, object] = {}
         self._callers: deque[Any] = deque()  # who waits for the turn without an op
         self._rescued: object = None  # who left the turn to a rescuer
@@ -86,33 +95,21 @@ class Session(Engine):
         if not self._turn:
             self._wake_next()
 
-    def fetch(
-        self, plan: _plan.SessionPlan[R], deadline: float | None, *, patient: bool = False
-    ) -> R:
+    def fetch(self, plan: _plan.SessionPlan[R], deadline: float | None) -> R:
         """Drive `plan` on this session.
-
-        A `patient` plan asks the server to wait; if its caller cannot wait any longer, the server
-        is told to stop and the session ends.
 
         Raises:
             Expired: `deadline` passed before it was through.
             SessionLost: the session ended.
         """
         me = object()
-        verdict: R = self._guarded(me, self._fetch, me, plan, deadline, patient)
+        verdict: R = self._guarded(me, self._fetch, me, plan, deadline)
         return verdict
 
-    def _fetch(
-        self,
-        me: object,
-        plan: _plan.SessionPlan[R],
-        deadline: float | None,
-        patient: bool,  # noqa: FBT001
-    ) -> R:
+    def _fetch(self, me: object, plan: _plan.SessionPlan[R], deadline: float | None) -> R:
         self._take_turn(me, deadline)
         self._ops, self._verdicts = [], None
-        self._patient = patient
-        return self._drive(plan, deadline, patient=patient)
+        return self._drive(plan, deadline)
 
     def looks_alive(self) -> bool:
         """Look at the socket, without waiting: False once the server has hung up."""
@@ -128,6 +125,68 @@ class Session(Engine):
         while self.lost is None and self._poll.poll(0):
             if self.wire.hung_up():
                 self._end("the server closed the connection")
+
+    # -- heartbeats ------------------------------------------------------------------------------
+
+    def tend(self) -> float:
+        """Do what is due, without ever waiting; tell after how many seconds to come again.
+
+        For one thread only: the watcher's.
+        """
+        if self.listening:
+            self._listen()
+        elif self._doomed is None:
+            self.looks_alive()
+        heartbeat = self.pulse.bounds.heartbeat
+        if self._doomed is None and not (self._carries and self._carries(self)):
+            return heartbeat
+        if not self.vouches():
+            self._give_up()
+            return heartbeat
+        if self.pulse.due(now()) and not self.listening:
+            self._beat()
+        return min(heartbeat, self.pulse.left(now()))
+
+    @property
+    def listening(self) -> bool:
+        """Whether a heartbeat is under way."""
+        return self._turn.get("owner") is self._heart
+
+    def hear_out(self) -> None:
+        """Wait for the answer to a heartbeat; for a thread that is its own watcher."""
+        while self.listening:
+            self._poll.poll(max(0.0, self.pulse.left(now())) * 1000)
+            self.tend()
+
+    def _beat(self) -> None:
+        if self._turn.setdefault("owner", self._heart) is not self._heart:
+            return  # somebody talks to the server: that is as good
+        try:
+            self._check()
+            self._ops, self._verdicts = [], None
+            self._asked = now()
+            self._busy = True
+            self._send(lambda _: self.wire.send_heartbeat(), None)
+        except SessionLost:
+            self._leave(self._heart)
+
+    def _listen(self) -> None:
+        try:
+            if self.wire.receive() is None:
+                return
+            self.pulse.confirm(self._asked)
+        except psycopg.Error as error:
+            self._end(str(error))
+        self._busy = False
+        self._leave(self._heart)
+
+    def _give_up(self) -> None:
+        if self._turn.setdefault("owner", self._heart) is self._heart:
+            self._end(self.why)
+            self._leave(self._heart)
+        elif self._on_lost is not None and self._distrusted:
+            # Whoever talks to the server is told when his own patience ends, the holders now.
+            self._on_lost(self, [])
 
     # -- turns -----------------------------------------------------------------------------------
 
@@ -238,6 +297,8 @@ class Session(Engine):
     def close(self, reason: str) -> None:
         """End the session, after what is in flight; a wait on the server is cut short."""
         self._doomed = reason
+        if self.listening:
+            _watch.prod()  # it need not wait for the answer to its heartbeat
         me = object()
         with contextlib.suppress(Expired):
             self._guarded(me, self._close, me, time.monotonic() + PATIENCE)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import copy
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from advlock import _plan
+from advlock import _plan, _watch
 from advlock._backoff import Backoff
 from advlock._connecting import Connecting
 from advlock._plan import Expired, Refused, SessionLost
@@ -30,11 +31,13 @@ class Sessions:
         client: Client,
         settle: Callable[[Op, Session, bool | Exception], Any],
         when_lost: Callable[[Session, list[Op]], Any],
+        carries: Callable[[Session], bool],
     ) -> None:
         self.shared: Session | None = None
         self._client = client
         self._settle = settle
         self._when_lost = when_lost
+        self._carries = carries
         self._mutex = threading.Lock()
         self._connecting: Connecting | None = None
         self._backoff = Backoff()
@@ -73,26 +76,44 @@ class Sessions:
         return self.shared
 
     def _start(self, done: Callable[[Connecting], Any]) -> Connecting:
-        return Connecting(self._client._conninfo(), self._client._dsn, done)
+        client = self._client
+        return Connecting(client._conninfo(), client._dsn, client._bounds, done)
 
     def _connected(self, attempt: Connecting) -> None:
         with self._mutex:
-            if self._connecting is not attempt:
-                wanted = False
-            else:
+            if self._connecting is attempt:
                 self._connecting = None
-                wanted = not self._client._closed
+                self.shared = self._adopt(attempt)
                 self._backoff.note(time.monotonic(), failed=attempt.error is not None)
-                if wanted and attempt.wire is not None:
-                    self.shared = self._adopt(attempt)
-        if not wanted and attempt.wire is not None:
-            attempt.wire.close()
+        _close_unused(attempt)
 
-    def _adopt(self, attempt: Connecting) -> Session:
-        assert attempt.wire is not None
-        encoding = attempt.wire.parameter("server_encoding")
-        self._client._learn_encoding(encoding)
-        return Session(attempt.wire, self._settle, self._lost)
+    def _adopt(self, attempt: Connecting) -> Session | None:
+        """With the mutex: make a session of what came of an attempt, if we can use it."""
+        wire = attempt.wire
+        if wire is None or self._client._closed:
+            return None
+        assert attempt.identity is not None
+        try:
+            moved = self._client._meet(attempt.identity)
+        except DatabaseUnavailable as error:
+            attempt.error = error
+            return None
+        if moved:
+            self._leave_behind()
+        self._client._learn_encoding(wire.parameter("server_encoding"))
+        attempt.session = Session(
+            wire, self._client._bounds, self._settle, self._lost, self._carries
+        )
+        _watch.watch(attempt.session)
+        return attempt.session
+
+    def _leave_behind(self) -> None:
+        """With the mutex: give up the sessions on a server that was replaced."""
+        why = "the database moved to another server"
+        for session in (self.shared, *self._dedicated):
+            if isinstance(session, Session):
+                session.distrust(why)
+                _thread.start_new_thread(session.close, (why,))
 
     # -- sessions that wait ----------------------------------------------------------------------
 
@@ -126,13 +147,12 @@ class Sessions:
 
     def _leased(self, attempt: Connecting) -> None:
         with self._mutex:
-            wanted = attempt in self._dedicated and not self._client._closed
+            wanted = attempt in self._dedicated
             self._dedicated.discard(attempt)
-            if wanted and attempt.wire is not None:
-                attempt.session = self._adopt(attempt)
-                self._dedicated.add(attempt.session)
-        if not wanted and attempt.wire is not None:
-            attempt.wire.close()
+            session = self._adopt(attempt) if wanted else None
+            if session is not None:
+                self._dedicated.add(session)
+        _close_unused(attempt)
 
     def retire(self, session: Session) -> None:
         """Take a session back: kept while somebody here may wait on it, else closed."""
@@ -198,6 +218,11 @@ class Sessions:
         for session in (self.shared, *self._dedicated):
             if isinstance(session, Session):
                 session.disown()
+
+
+def _close_unused(attempt: Connecting) -> None:
+    if attempt.session is None and attempt.wire is not None:
+        attempt.wire.close()
 
 
 def _sleep(seconds: float, deadline: float | None) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
+import select
 import time
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+
+from psycopg import pq
 
 from advlock import _connect, _dsn, _plan
-from advlock._client import GRACE
+from advlock._client import GRACE, at_least
+from advlock._clock import now
 from advlock._connecting import Connecting
 from advlock._key import Key, pg_encoding
 from advlock._ledger import Ticket
+from advlock._liveness import Bounds
 from advlock._plan import Expired, Refused, SessionLost, Waited
 from advlock._session import Session
-from advlock.errors import DatabaseUnavailable
+from advlock.errors import DatabaseUnavailable, LockError
 
 if TYPE_CHECKING:
     from typing import Self
@@ -22,6 +28,30 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+# How long a goodbye waits for the answer to a heartbeat, in seconds.
+_MOMENT: Final = 0.1
+# What libpq puts around the reason.
+_WRAPPING: Final = re.compile(
+    r"^(?:[a-z ]+ failed: )*(?:FATAL: +)?"  # "consuming input failed: …"
+    r"|\s+This probably means.*$"
+)
+
+
+class _Own(Session):
+    """A session without a watcher: the one thread that uses it sends its heartbeats, too."""
+
+    def hear_out(self) -> None:
+        """Wait for the answer to a heartbeat, as long as the trust lasts."""
+        while self.listening:
+            self._poll.poll(max(0.0, self.pulse.left(now())) * 1000)
+            self._listen()
+            if self.listening and not self.vouches():
+                self._give_up()
+
+    def _beat(self) -> None:
+        if not self.listening:  # one at a time, however slow the answer is
+            super()._beat()
+
 
 class SoloSession:
     """A dedicated session, used by one thread.
@@ -30,27 +60,42 @@ class SoloSession:
     server frees what it held or waited for.
     """
 
-    def __init__(self, wire: Wire) -> None:
+    def __init__(self, wire: Wire, bounds: Bounds) -> None:
         self._wire = wire
-        self._session = Session(wire)
+        self._bounds = bounds
+        self._session = _Own(wire, bounds, carries=lambda _: True)
+        self._looked = now()
+        self._pause = 0.0
         self._encoding = pg_encoding(wire.parameter("server_encoding"))
+        self._last_words = ""
+        # What a server says when it ends an idle session is a notice to libpq, and not kept.
+        wire.pgconn.notice_handler = self._take_notice
 
     @classmethod
-    def open(cls, dsn: _dsn.Dsn, *, application_name: str, deadline: float | None) -> Self:
+    def open(
+        cls,
+        dsn: _dsn.Dsn,
+        *,
+        application_name: str,
+        deadline: float | None,
+        bounds: Bounds | None = None,
+    ) -> Self:
         """Connect.
 
         Args:
             dsn: Where to.
             application_name: How the session signs; see `advlock._label`.
             deadline: When to give up, in `time.monotonic` seconds; None for libpq's own limits.
+            bounds: The times after which the server lets go, and we stop believing.
 
         Raises:
             DatabaseUnavailable: no connection, or not by `deadline`.
             UnsafeServer: mutual exclusion cannot hold there.
             ConfigError: the address cannot be read.
         """
-        conninfo = _connect.conninfo(dsn.conninfo, application_name)
-        attempt = Connecting(conninfo, dsn, lambda _: None)
+        bounds = bounds or Bounds()
+        conninfo = _connect.conninfo(dsn.conninfo, application_name, bounds)
+        attempt = Connecting(conninfo, dsn, bounds, lambda _: None)
         try:
             attempt.wait(deadline)
         except Expired:
@@ -58,7 +103,7 @@ class SoloSession:
         if attempt.error is not None:
             raise attempt.error
         assert attempt.wire is not None
-        return cls(attempt.wire)
+        return cls(attempt.wire, bounds)
 
     def key(self, name: str) -> Key:
         """Make the key of `name` in the server's encoding."""
@@ -68,9 +113,15 @@ class SoloSession:
         """Make the key of slot `n` of the semaphore `name`."""
         return Key.slot(name, n, encoding=self._encoding)
 
-    def try_lock(self, key: Key, *, shared: bool) -> bool:
-        """Take the lock if it is free."""
-        return self._ask(_plan.ask_one(key, shared=shared, release=False))
+    def try_lock(self, key: Key, *, shared: bool, deadline: float | None = None) -> bool:
+        """Take the lock if it is free.
+
+        Raises:
+            DatabaseUnavailable: the session ended, or gave no answer by `deadline`.
+            TooManyLocks: the server's lock table is full.
+        """
+        plan = _plan.ask_one(key, shared=shared, release=False)
+        return self._ask(plan, at_least(deadline, time.monotonic()))
 
     def unlock(self, key: Key, *, shared: bool) -> bool:
         """Release the lock; when it returns, the lock is free for everybody."""
@@ -91,36 +142,80 @@ class SoloSession:
                 return False
             limit = None if deadline is None else deadline + GRACE
             try:
-                return self._fetch(_plan.wait_for(ticket, left), limit, patient=True)
+                return self._drive(_plan.wait_for(ticket, left, self._bounds), limit)
             except Expired:
                 return False
             except Refused as refusal:
                 if _plan.judge_failed_wait(refusal) is not Waited.IMPOSSIBLE:
-                    self._gone(f"waiting failed: {refusal.message}", refusal)
+                    self.discard()
+                    raise _meaning(refusal) from refusal
             pause = next(pauses)
             time.sleep(pause if left is None else min(pause, left))
-            if self.try_lock(key, shared=shared):
+            if self.try_lock(key, shared=shared, deadline=deadline):
                 return True
 
-    def holders(self, key: Key) -> list[Holder]:
+    def holders(self, key: Key, *, deadline: float | None = None) -> list[Holder]:
         """Ask who holds the lock and who waits for it."""
-        return self._ask(_plan.holders(key))
+        return self._ask(_plan.holders(key), at_least(deadline, time.monotonic()))
 
     def set_application_name(self, name: str) -> None:
         """Sign anew."""
         self._ask(_plan.set_application_name(name))
 
     def token(self) -> int:
-        """Draw a fencing token; see `Held.token`."""
-        return self._ask(_plan.token())
+        """Draw a fencing token; see `Held.token`.
+
+        Raises:
+            DatabaseUnavailable: the session ended.
+            LockError: the server gives this role none.
+        """
+        try:
+            return self._drive(_plan.token(), None)
+        except Refused as refusal:
+            self.discard()
+            not_allowed = refusal.sqlstate == _plan._NOT_ALLOWED
+            raise (_plan.judge_failed_token if not_allowed else _meaning)(refusal) from refusal
 
     def alive(self) -> bool:
-        """Look at the socket, without waiting: False once the server has hung up."""
-        return self._session.looks_alive()
+        """Look after the session, without waiting: False once it is lost.
+
+        To be called when the socket has something to say, and at `look_again` at the latest.
+        Silence counts only while somebody looked: after Ctrl-Z, or a suspended machine, the server
+        is asked first, because nobody but it knows whether it has let go meanwhile.
+        """
+        if now() - self._looked > self._pause + self._bounds.heartbeat:
+            self._session.pulse.forgive(now())
+        self._pause = self._session.tend()
+        self._looked = now()
+        return self._session.lost is None
+
+    def look_again(self) -> float:
+        """Return when `alive` is to be called next, in `time.monotonic` seconds."""
+        return time.monotonic() + max(0.0, self._pause - (now() - self._looked))
+
+    @property
+    def why(self) -> str:
+        """Why the session is lost, in a few words."""
+        if self._last_words:
+            return f"the server closed the session ({self._last_words})"
+        why = _WRAPPING.sub("", self._session.why)
+        return "the server closed the session" if "closed the connection" in why else why
 
     def fileno(self) -> int:
         """Return the socket's descriptor; a process that inherits it keeps the lock."""
         return self._wire.fd
+
+    def leave(self) -> None:
+        """Do as `discard`, after the answer to a heartbeat if it comes soon.
+
+        A socket that is closed over an unread answer is reset, and the server's log says so.
+        """
+        if self._session.listening:
+            poll = select.poll()
+            poll.register(self.fileno(), select.POLLIN)
+            if poll.poll(_MOMENT * 1000):
+                self.alive()
+        self.discard()
 
     def discard(self) -> None:
         """Close our end at once, without a word to the server. Idempotent, never waits."""
@@ -131,24 +226,38 @@ class SoloSession:
         """Say goodbye and close; the server frees the lock."""
         self._session.close("done")
 
-    def _ask(self, plan: _plan.SessionPlan[R]) -> R:
-        limit = time.monotonic() + _connect.PATIENCE
+    def _ask(self, plan: _plan.SessionPlan[R], deadline: float | None = None) -> R:
         try:
-            return self._fetch(plan, limit)
+            return self._drive(plan, deadline)
         except Expired as error:
-            self._gone(f"the server did not answer for {_connect.PATIENCE:.0f} s", error)
+            self._gone("the server did not answer in time", error)
         except Refused as refusal:
-            self._gone(refusal.message, refusal)
+            self.discard()
+            raise _meaning(refusal) from refusal
 
-    def _fetch(
-        self, plan: _plan.SessionPlan[R], limit: float | None, *, patient: bool = False
-    ) -> R:
+    def _drive(self, plan: _plan.SessionPlan[R], deadline: float | None) -> R:
+        self._session.hear_out()
         try:
-            return self._session.fetch(plan, limit, patient=patient)
+            return self._session.fetch(plan, deadline)
         except SessionLost as error:
-            self._gone(str(error), error)
+            self._gone(self.why, error)
 
     def _gone(self, why: str, cause: BaseException) -> NoReturn:
         self.discard()
         msg = f"the session with the database ended: {why}; try again"
         raise DatabaseUnavailable(msg) from cause
+
+    def _take_notice(self, result: Any) -> None:
+        severity = result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED)
+        if severity in (b"FATAL", b"PANIC"):
+            words = result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b""
+            self._last_words = words.decode("utf-8", "replace")
+
+
+def _meaning(refusal: Refused) -> LockError:
+    """Say whether another try can help: only then it is a `DatabaseUnavailable`."""
+    if refusal.sqlstate[:2] in _plan._PASSING:
+        return _plan.server_error(refusal)
+    return LockError(
+        f"the server refused ({refusal.sqlstate}: {refusal.message})", sqlstate=refusal.sqlstate
+    )

@@ -68,9 +68,18 @@ WHERE locktype = 'advisory' AND granted AND pid = pg_catalog.pg_backend_pid()
 
 # Connect: apply our settings, and read what the safety checks need, in one round trip. Settings
 # come from pg_settings, so that one which an older server lacks is skipped instead of an error.
+# The first statement is a short one: a role's `statement_timeout` may be shorter than the second.
+NO_TIMEOUT: Final[LiteralString] = "SET statement_timeout = 0"
 SET_UP: Final[LiteralString] = """
 SELECT pg_catalog.pg_backend_pid(),
        pg_catalog.pg_is_in_recovery(),
+       CASE WHEN pg_catalog.has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE')
+            THEN (SELECT system_identifier FROM pg_catalog.pg_control_system()) END,
+       CASE WHEN NOT pg_catalog.pg_is_in_recovery()
+             AND pg_catalog.has_function_privilege('pg_catalog.pg_current_wal_lsn()', 'EXECUTE')
+             AND pg_catalog.has_function_privilege('pg_catalog.pg_walfile_name(pg_lsn)', 'EXECUTE')
+            THEN pg_catalog.substr(
+                     pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END,
        (SELECT pg_catalog.count(pg_catalog.set_config(known.name, ours.value, false))
         FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[]))
              AS ours(name, value)
@@ -78,14 +87,14 @@ SELECT pg_catalog.pg_backend_pid(),
           ON known.name OPERATOR(pg_catalog.=) ours.name)
 """
 
-# A DBA's defaults must not end our session or hold back VACUUM (docs/why.md, 8), and a
-# server must notice a client that is gone, also while it waits.
+# A DBA's defaults must not end our session or hold back VACUUM (docs/why.md, 8). The settings by
+# which the server notices that we are gone come from `_liveness.Bounds`, and this one, for a client
+# that is killed while it waits.
 SETTINGS: Final[dict[str, str]] = {
     "search_path": "pg_catalog",
     "statement_timeout": "0",
     "lock_timeout": "0",
     "transaction_timeout": "0",
-    "idle_session_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
@@ -93,10 +102,6 @@ SETTINGS: Final[dict[str, str]] = {
     "synchronous_commit": "on",
     "client_min_messages": "error",
     "client_connection_check_interval": "500ms",
-    "tcp_keepalives_idle": "5",
-    "tcp_keepalives_interval": "2",
-    "tcp_keepalives_count": "3",
-    "tcp_user_timeout": "10000",
 }
 
 # Wait on the server, in slices, without ever failing a statement (docs/why.md, 3): a snapshot lives
@@ -109,7 +114,8 @@ WAIT_FOR: Final[LiteralString] = """
 SELECT pg_catalog.set_config('advlock.op', $1, false),
        pg_catalog.set_config('advlock.key', $2, false),
        pg_catalog.set_config('advlock.wait', $3, false),
-       pg_catalog.set_config('advlock.granted', '', false)
+       pg_catalog.set_config('advlock.granted', '', false),
+       pg_catalog.set_config('tcp_user_timeout', $4, false)
 """
 WAIT: Final[LiteralString] = """
 DO LANGUAGE plpgsql $advlock$
@@ -153,6 +159,14 @@ $advlock$
 """
 WAIT_VERDICT: Final[LiteralString] = "SELECT pg_catalog.current_setting('advlock.granted')"
 
+# After a grant that was waited for: it may be long ago, on a network that delays. This asks whether
+# the server still hears us, and lifts the short timeout of those who wait (`_liveness`).
+CONFIRM: Final[LiteralString] = "SELECT pg_catalog.set_config('tcp_user_timeout', $1, false)"
+
+# A comment is an empty query to the server: no transaction, no snapshot, no plan; yet it ends the
+# session's idling (tests/postgres/test_leases.py). It is also what pg_stat_activity shows of us.
+HEARTBEAT: Final[LiteralString] = "/* advlock: heartbeat */"
+
 # Who holds a key, and who waits for it. `waitstart` came with PostgreSQL 14; through jsonb its
 # absence is a NULL. A role that may not see a session's address sees NULL there.
 HOLDERS: Final[LiteralString] = """
@@ -170,15 +184,35 @@ WHERE held.locktype = 'advisory'
 ORDER BY held.granted DESC, 7, held.pid
 """
 
-# A fencing token without a schema: the transaction id, with its WAL forced to disk in the same
-# statement, so that a crash cannot hand it out again; the timeline, read from the WAL's own file
-# name, orders a promoted server after the one it replaced (docs/why.md, 12).
+# A fencing token: the timeline, read from the WAL's own file name, and a number that only rises,
+# also across a crash (docs/why.md, 12). It comes from the sequence, where there is one; bit 47 then
+# puts it above everything that was drawn before there was one. Otherwise it is the transaction
+# id, with its WAL forced to disk in the same statement. Which of the two is decided where it is
+# drawn: so two clients cannot differ, and who may not use the sequence gets an error. $1: draw
+# nothing where the sequence is missing and we could make it.
 DRAW_TOKEN: Final[LiteralString] = """
-SELECT ('x' || substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8))::bit(32)
-           ::int8,
-       pg_catalog.pg_current_xact_id()::text::int8,
-       pg_catalog.pg_logical_emit_message(true, 'advlock', '')
+SELECT pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8),
+       CASE
+           WHEN fence.oid IS NOT NULL THEN pg_catalog.nextval(fence.oid) | (1::int8 << 47)
+           WHEN $1::bool AND pg_catalog.has_database_privilege(
+                    pg_catalog.current_database(), 'CREATE') THEN NULL
+           WHEN pg_catalog.pg_logical_emit_message(true, 'advlock', '') IS NOT NULL
+                THEN pg_catalog.pg_current_xact_id()::text::int8
+       END
+FROM (SELECT pg_catalog.to_regclass('advlock.fence')) AS fence(oid)
 """
+
+# The one thing that advlock ever creates. Two may do so at once: the second statement lets them
+# queue. CACHE 1, because a cached sequence goes backward between sessions. Everybody may draw and
+# nobody but the owner may set it back. An interrupted try leaves nothing: it is one transaction.
+MAKE_FENCE: Final[tuple[LiteralString, ...]] = (
+    "SELECT pg_catalog.set_config('lock_timeout', '500ms', true)",
+    "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('advlock: schema', 0))",
+    "CREATE SCHEMA IF NOT EXISTS advlock",
+    "CREATE SEQUENCE IF NOT EXISTS advlock.fence AS int8 MAXVALUE 140737488355327 CACHE 1",
+    "GRANT USAGE ON SCHEMA advlock TO PUBLIC",
+    "GRANT USAGE ON SEQUENCE advlock.fence TO PUBLIC",
+)
 
 SET_APPLICATION_NAME: Final[LiteralString] = (
     "SELECT pg_catalog.set_config('application_name', $1, false)"

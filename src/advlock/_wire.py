@@ -38,6 +38,7 @@ _PREPARED: Final = (
 _ALONE: Final = {_sql.TRY: b"advlock_try", _sql.UNLOCK: b"advlock_unlock"}
 _pack_int8: Final = struct.Struct(">q").pack
 _FORMAT_BINARY: Final = (_BINARY,)
+_HEARTBEAT: Final = _sql.HEARTBEAT.encode()
 _CANCEL_LIMIT: Final = 0.25  # seconds; on a working network it takes one or two thousandths
 _STOP_LIMIT: Final = 0.1
 _SYNC: Final = pq.ExecStatus.PIPELINE_SYNC
@@ -114,6 +115,13 @@ class Wire:
             pgconn.send_query_prepared(b"advlock_batch", arrays)
         self.expects = True
         self.unsent = bool(pgconn.flush())
+
+    def send_heartbeat(self) -> None:
+        """Ask for nothing but an answer."""
+        self._results, self._syncs = [], 0
+        self.pgconn.send_query(_HEARTBEAT)
+        self.expects = True
+        self.unsent = bool(self.pgconn.flush())
 
     def send_script(self, script: Script) -> None:
         """Send several statements at once, as one libpq pipeline: one round trip."""

@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from clusters import private_cluster
 from servers import locks_in_db
 from waiting import aeventually
 
 from advlock import TooManyLocks
 
-from .clusters import private_cluster
 from .helpers import backends, entries, holding, is_waiting, no_locks, one, soon, waiting
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from clusters import pgbouncer
 
 from advlock import AsyncLocks, Locks, _ledger, _plan, _sql, _wire
-from advlock._plan import Script, Step
+from advlock._plan import Identity, Script, Step
 
 from . import (
     test_connections,
@@ -22,7 +23,6 @@ from . import (
     test_unsafe,
     test_waiting,
 )
-from .clusters import pgbouncer
 from .helpers import turns_red
 from .test_waiting import table  # noqa: F401 - a fixture
 
@@ -139,11 +139,12 @@ async def test_promise_5_with_failing_statements(
     await turns_red(test_waiting.check_log_is_quiet(world, server, dsn, name, rival, admin))
 
 
-def _trusting_set_up(_: int) -> Any:
+def _trusting_set_up(*_: Any) -> Any:
     """Prepare the session and ask nothing."""
     names = _plan._array(list(_sql.SETTINGS))
     values = _plan._array(list(_sql.SETTINGS.values()))
     yield Script((Step(_sql.SET_UP, (names, values)),), prepare=True)
+    return Identity("", 0)
 
 
 async def test_promise_6_without_the_pooler_check(

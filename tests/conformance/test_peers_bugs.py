@@ -10,11 +10,11 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from clusters import free_port
 from waiting import aeventually
 
 from advlock import AsyncLocks, DatabaseUnavailable, LockTimeout
 
-from .clusters import free_port
 from .helpers import backends, entries, holding, is_waiting, no_locks, one, soon
 
 if TYPE_CHECKING:

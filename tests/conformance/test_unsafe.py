@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from clusters import ask_for_passwords, free_port, hot_standby, pgbouncer, private_cluster
 
 from advlock import DatabaseUnavailable, LockError, UnsafeServer
-
-from .clusters import ask_for_passwords, free_port, hot_standby, pgbouncer, private_cluster
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,6 +11,7 @@ import pytest
 from advlock import _plan, _sql
 from advlock._dsn import Dsn
 from advlock._ledger import Ticket
+from advlock._liveness import Bounds
 from advlock._solo import SoloSession
 
 from .helpers import holding, one
@@ -30,10 +31,10 @@ def check_verdicts(dsn: str, name: str, rival: Admin, admin: Admin) -> None:
     try:
         for _ in range(ROUNDS):
             rival.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [name])
-            wait = _plan.wait_for(Ticket(key, name, shared=False, owner=None), WAIT)
+            wait = _plan.wait_for(Ticket(key, name, shared=False, owner=None), WAIT, Bounds())
             release = threading.Thread(target=_release_after, args=(rival, name, aim))
             release.start()
-            granted = solo._session.fetch(wait, None, patient=True)
+            granted = solo._session.fetch(wait, None)
             release.join()
             assert bool(holding(admin, name)) is granted
             if granted:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from clusters import Log, about
 from postgres.vacuum import dead_rows_kept, leave_dead_rows
 from psycopg import sql
 from waiting import aeventually
 
-from .clusters import Log, about
 from .helpers import backends, is_waiting, one, soon, terminate, waiting
 
 if TYPE_CHECKING:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
 import pytest
+from clusters import hot_standby, private_cluster
 from psycopg.rows import dict_row
 from waiting import aeventually
 
@@ -21,7 +22,6 @@ from advlock import (
     xact_lock,
 )
 
-from .clusters import hot_standby, private_cluster
 from .helpers import holding, is_waiting, no_locks, one, turns_red, waiting
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from unit.model import ModelServer
 from advlock import _plan, _sql
 from advlock._key import Key
 from advlock._ledger import ASKING, HELD, QUEUED, RELEASING, Op, Ticket
-from advlock._plan import Nap, Refused, Try, Turn, Unanswered, Wait, Waited
+from advlock._liveness import Bounds
+from advlock._plan import Identity, Nap, Refused, Try, Turn, Unanswered, Wait, Waited
 from advlock.errors import DatabaseUnavailable, TooManyLocks, UnsafeServer
 
 OUT_OF_MEMORY = Refused("53200", "out of shared memory")
@@ -118,28 +119,87 @@ def test_pauses_double_up_to_a_limit_and_differ() -> None:
 # -- set-up ----------------------------------------------------------------------------------------
 
 
+def row(pid: str = "42", in_recovery: str = "f") -> list[list[tuple[str, ...]]]:
+    """What a server answers to our set-up."""
+    return [[], [(pid, in_recovery, "7300", "0000000A", "14")]]
+
+
 def test_set_up_accepts_a_primary_that_answers_itself() -> None:
     """The backend that answers is the one we connected to, and it is no replica."""
-    asked, _ = drive(_plan.set_up(42), [[("42", "f", "14")]])
+    asked, identity = drive(_plan.set_up(42, Bounds()), row())
 
     assert asked[0].prepare
-    assert asked[0].steps[0].sql == _sql.SET_UP
+    assert [step.sql for step in asked[0].steps] == [_sql.NO_TIMEOUT, _sql.SET_UP]
+    assert identity == Identity("7300", 10)
+
+
+def test_set_up_sets_the_bounds_on_the_server() -> None:
+    """The settings that make the server notice our end are those of this client's bounds."""
+    bounds = Bounds(liveness=5, lease=15)
+    asked, _ = drive(_plan.set_up(42, bounds), row())
+
+    names, values = (text.strip("{}").split(",") for text in asked[0].steps[1].params)
+    settings = dict(zip(names, values, strict=True))
+    assert settings['"tcp_user_timeout"'] == f'"{bounds.user_timeout}"'
+    assert settings['"idle_session_timeout"'] == '"15000"'
 
 
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        ([[("43", "f", "14")]], "pooler"),
-        ([[("42", "t", "14")]], "replica"),
+        (row("43"), "pooler"),
+        (row(in_recovery="t"), "replica"),
         (Refused("42883", "function pg_backend_pid() does not exist"), "refused"),
     ],
 )
 def test_set_up_refuses_where_exclusion_cannot_hold(answer: Any, reason: str) -> None:
     """A pooler, a replica, and what only looks like PostgreSQL: each with the next step."""
     with pytest.raises(UnsafeServer) as caught:
-        drive(_plan.set_up(42), answer)
+        drive(_plan.set_up(42, Bounds()), answer)
 
     assert reason == caught.value.reason
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "behind"),
+    [
+        (Identity("7300", 1), Identity("7300", 2), True),
+        (Identity("7300", 2), Identity("7300", 1), False),
+        (Identity("7300", 1), Identity("7300", 1), False),
+        (Identity("9900", 1), Identity("7300", 2), False),
+    ],
+)
+def test_a_former_primary_is_recognised(now: Identity, before: Identity, behind: bool) -> None:
+    """The same cluster on an earlier timeline was replaced; another cluster is another story."""
+    assert now.is_behind(before) is behind
+
+
+# -- tokens ----------------------------------------------------------------------------------------
+
+
+def test_a_token_has_the_timeline_above_the_number() -> None:
+    """Ten is the timeline in hexadecimal, and one round trip is all it takes."""
+    asked, token = drive(_plan.token(), [[("0000000A", "5")]])
+
+    assert (len(asked), token) == (1, (10 << 48) + 5)
+
+
+@pytest.mark.parametrize("made", [[[], [], [], [], []], Refused("42501", "permission denied")])
+def test_the_sequence_is_made_once_and_what_is_there_then_decides(made: Any) -> None:
+    """Whether it could be made or not, the token comes from the second draw."""
+    asked, token = drive(
+        _plan.token(), [[("00000001", None)]], made, [[("00000001", str(1 << 47))]]
+    )
+
+    assert [script.steps[0].params for script in asked] == [("true",), (), ("false",)]
+    assert token == (1 << 48) + (1 << 47)
+
+
+def test_a_sequence_that_we_may_not_use_is_an_error_that_says_what_to_grant() -> None:
+    """Anything else would be a token from another source, out of order."""
+    error = _plan.judge_failed_token(Refused("42501", "permission denied for schema advlock"))
+
+    assert "GRANT USAGE ON SCHEMA advlock" in str(error)
 
 
 # -- waiting on the server -------------------------------------------------------------------------
@@ -150,19 +210,27 @@ def test_set_up_refuses_where_exclusion_cannot_hold(answer: Any, reason: str) ->
 def test_waiting_names_the_lock_by_its_code_and_key(shared: bool, code: str, pair: bool) -> None:
     """The settings that the DO block reads are those of the ticket, pairs in their own space."""
     key = Key.of((1, 2)) if pair else Key.of("nightly")
-    asked, verdict = drive(
-        _plan.wait_for(Ticket(key, "x", shared=shared, owner=None), 1.5), [[], [], [("yes",)]]
-    )
+    plan = _plan.wait_for(Ticket(key, "x", shared=shared, owner=None), 1.5, Bounds())
+    asked, _ = drive(plan, [[], [], [("yes",)]])
 
     expected = str(int(code) + (4 if pair else 0))
-    assert (expected, str(key.value), "1.500000") == asked[0].steps[0].params
+    assert (expected, str(key.value), "1.500000", "4500") == asked[0].steps[0].params
     assert asked[0].steps[0].sync, "its own sync: DO must be the first of its pipeline"
+    assert asked[0].patient
+
+
+def test_a_grant_that_was_waited_for_is_confirmed() -> None:
+    """It may be old news: one more round trip, which also lifts the short timeout of waiters."""
+    asked, verdict = drive(_plan.wait_for(ticket(), 1.5, Bounds()), [[], [], [("yes",)]], [[()]])
+
+    assert asked[1].steps[0].params == ("8500",)
+    assert not asked[1].patient
     assert verdict is True
 
 
 def test_no_verdict_means_not_granted() -> None:
     """An empty setting is the server's way of saying that time ran out."""
-    assert drive(_plan.wait_for(ticket(), None), [[], [], [("",)]])[1] is False
+    assert drive(_plan.wait_for(ticket(), None, Bounds()), [[], [], [("",)]])[1] is False
 
 
 @pytest.mark.parametrize(

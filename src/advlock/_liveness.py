@@ -1,0 +1,141 @@
+"""When to ask "still mine?", and when to stop believing it. Pure: the shells bring the time.
+
+Two clocks run after every packet: the server's, which lets go of a client that it does not hear
+any more, and ours, which stops believing. Ours runs from the *start* of the last exchange that
+succeeded, the server's from some moment after that start, and ours is set shorter. So whatever
+the network does, we stop first (tests/postgres/test_network.py, tests/chaos).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+LIVENESS: Final = 10.0  # seconds
+SHORTEST_LIVENESS: Final = 3.0  # keepalives count in whole seconds
+SHORTEST_LEASE: Final = 2.0
+
+_LATE: Final = 0.2  # how late a kernel's probe may be
+_SHARE_OF_TRUST: Final = 0.8  # of the time after which the server may let go
+_BEATS: Final = 4  # heartbeats for each time of trust, so that a lost one is made up for
+
+
+class Bounds:
+    """The times that follow from `liveness` and `lease`, all in seconds.
+
+    Attributes:
+        liveness: Within so long the server lets go of a vanished host's locks.
+
+        lease: Within so long it lets go of a frozen process's locks; None for never.
+
+        trust: So long after the start of an exchange that succeeded we go on believing.
+
+        heartbeat: So often we ask.
+    """
+
+    __slots__ = ("heartbeat", "lease", "liveness", "trust")
+
+    def __init__(self, liveness: float = LIVENESS, lease: float | None = None) -> None:
+        self.liveness = liveness
+        self.lease = lease
+        first = self._last_probe - 0.5 if lease is None else min(self._last_probe - 0.5, lease)
+        self.trust = _SHARE_OF_TRUST * first
+        self.heartbeat = self.trust / _BEATS
+
+    @property
+    def _last_probe(self) -> int:
+        """When the server sends its last keepalive: a whole second, clearly before `liveness`.
+
+        With a tcp_user_timeout the kernel gives up at the first probe after that time, so half
+        a second less than a whole number leaves no doubt which one it is.
+        """
+        return math.ceil(self.liveness - _LATE) - 1
+
+    @property
+    def _first_probe(self) -> int:
+        return math.ceil(self._last_probe / 3)
+
+    def settings(self) -> dict[str, str]:
+        """What a session sets on the server, so that the server notices when we are gone.
+
+        Keepalives see an idle connection, the user timeout one with an unread answer; either
+        alone leaves a case open. Where the system has no user timeout, the number of keepalives
+        comes to about the same.
+        """
+        return {
+            "tcp_keepalives_idle": str(self._first_probe),
+            "tcp_keepalives_interval": "1",
+            "tcp_keepalives_count": str(self._last_probe - self._first_probe),
+            "tcp_user_timeout": self.user_timeout,
+            "idle_session_timeout": _milliseconds(self.lease or 0.0),
+        }
+
+    @property
+    def user_timeout(self) -> str:
+        """The server's `tcp_user_timeout` for us, in milliseconds."""
+        return _milliseconds(self._last_probe - 0.5)
+
+    @property
+    def waiting_timeout(self) -> str:
+        """The same while we wait there: a vanished waiter may be granted the lock.
+
+        It then keeps it for as long as its answer may stay unread. Half the time to notice that
+        it is gone and half for that answer add up to `liveness`.
+        """
+        return _milliseconds(math.floor(self.liveness / 2) - 0.5)
+
+    def conninfo(self) -> dict[str, str]:
+        """The same for our own end, in libpq's words: it wakes a waiter on a dead network."""
+        return {
+            "keepalives_idle": str(self._first_probe),
+            "keepalives_interval": "1",
+            "keepalives_count": str(self._last_probe - self._first_probe),
+            "tcp_user_timeout": self.user_timeout,
+        }
+
+
+class Pulse:
+    """When one session was last known to be there. Times are seconds of `_clock.now`."""
+
+    __slots__ = ("bounds", "confirmed")
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self.confirmed = -math.inf  # the start of the last exchange that succeeded
+
+    def confirm(self, start: float) -> None:
+        """Note that an exchange which started then has succeeded."""
+        self.confirmed = max(self.confirmed, start)
+
+    def forgive(self, now: float) -> None:
+        """Allow one more heartbeat's time, to one who could not ask because he was stopped.
+
+        Not for those who may act meanwhile: only an answer tells whether the server let go.
+        """
+        self.confirm(now - self.bounds.trust + self.bounds.heartbeat)
+
+    def lapsed(self, now: float) -> bool:
+        """Whether the time of believing is over."""
+        return now - self.confirmed >= self.bounds.trust
+
+    def due(self, now: float) -> bool:
+        """Whether to ask again; whoever looks once a heartbeat then asks early enough."""
+        return now - self.confirmed >= self.bounds.heartbeat / 2
+
+    def patience(self, start: float) -> float:
+        """How long an exchange that starts now may take.
+
+        Not beyond the trust that locks on this session live on. Without recent news of it there
+        are no such locks, or they would have had a heartbeat.
+        """
+        trust = self.bounds.trust
+        age = start - self.confirmed
+        return trust - age if age < trust / 2 else trust
+
+    def left(self, now: float) -> float:
+        """How long until `lapsed`."""
+        return self.confirmed + self.bounds.trust - now
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(round(seconds * 1000))
