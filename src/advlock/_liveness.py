@@ -79,10 +79,11 @@ class Bounds:
     def waiting_timeout(self) -> str:
         """The same while we wait there: a vanished waiter may be granted the lock.
 
-        It then keeps it for as long as its answer may stay unread. Half the time to notice that
-        it is gone and half for that answer add up to `liveness`.
+        It then keeps it for as long as its answer may stay unread, and TCP begins to count that
+        after two thirds of a second on a slow network. The time to notice that it is gone and the
+        time for that answer must add up to less than `liveness`.
         """
-        return _milliseconds(math.floor(self.liveness / 2) - 0.5)
+        return _milliseconds(max(0.5, math.floor(self.liveness / 2) - 1.5))
 
     def conninfo(self) -> dict[str, str]:
         """The same for our own end, in libpq's words: it wakes a waiter on a dead network."""

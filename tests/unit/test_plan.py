@@ -214,7 +214,7 @@ def test_waiting_names_the_lock_by_its_code_and_key(shared: bool, code: str, pai
     asked, _ = drive(plan, [[], [], [("yes",)]])
 
     expected = str(int(code) + (4 if pair else 0))
-    assert (expected, str(key.value), "1.500000", "4500") == asked[0].steps[0].params
+    assert (expected, str(key.value), "1.500000", "3500") == asked[0].steps[0].params
     assert asked[0].steps[0].sync, "its own sync: DO must be the first of its pipeline"
     assert asked[0].patient
 
