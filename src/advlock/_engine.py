@@ -27,6 +27,7 @@ log = logging.getLogger("advlock")
 R = TypeVar("R")
 
 _LARGEST_BATCH = 500
+_LOOK_UP = 250.0  # milliseconds of silence after which to look whether to go on
 
 
 class Engine:
@@ -188,20 +189,15 @@ class Engine:
         A server that is asked what it cannot block on answers at once, or is not there any more:
         the session is given up when the trust in it ends. A patient script has no such limit.
         """
-        limit = None
-        if not self._patient:
-            patience = self.pulse.patience(self._asked)
-            limit = time.monotonic() + patience - (now() - self._asked)
+        limit = None if self._patient else self._limit()
         while True:
             mask = select.POLLIN | select.POLLOUT if self.wire.unsent else select.POLLIN
             if mask != self._mask:
                 self._poll.modify(self.wire.fd, mask)
                 self._mask = mask
-            if not (again or self._poll.poll(milliseconds(deadline, limit))):
-                if limit is None or time.monotonic() < limit:
-                    raise Expired
-                self._end(f"the server did not answer for {patience:.1f} s")
-                raise SessionLost(self.lost)
+            if not (again or self._poll.poll(self._slice(deadline, limit))):
+                self._check_silence(deadline, limit)
+                continue
             try:
                 answer = self.wire.receive()
             except psycopg.Error as error:
@@ -211,6 +207,29 @@ class Engine:
                 self.pulse.confirm(self._asked)
                 return answer
             again = False
+
+    def _limit(self) -> float:
+        age = now() - self._asked
+        return time.monotonic() + self.pulse.patience(self._asked) - age
+
+    def _slice(self, deadline: float | None, limit: float | None) -> float | None:
+        # A patient wait is cut short by a cancel; another one looks up now and then.
+        left = milliseconds(deadline, limit)
+        return left if limit is None or left is None else min(left, _LOOK_UP)
+
+    def _check_silence(self, deadline: float | None, limit: float | None) -> None:
+        """Judge that the server has said nothing for a while.
+
+        Raises:
+            SessionLost: somebody ends the session, or its time is up.
+            Expired: the caller's time is up; the request goes on.
+        """
+        self._check()
+        if limit is not None and time.monotonic() >= limit:
+            self._end(f"the server did not answer for {now() - self._asked:.1f} s")
+            raise SessionLost(self.lost)
+        if deadline is not None and time.monotonic() >= deadline:
+            raise Expired
 
     @property
     def why(self) -> str:
@@ -231,8 +250,8 @@ class Engine:
 
     def distrust(self, why: str) -> None:
         """Stop believing, for good; the session ends as soon as its user leaves."""
-        self._doomed = self._doomed or why
         self._distrusted = True
+        self._doomed = self._doomed or why
 
     # -- the end ---------------------------------------------------------------------------------
 
