@@ -10,7 +10,7 @@ import pytest
 from waiting import eventually
 
 from .helpers import one
-from .small_cluster import small_cluster
+from .private_cluster import private_cluster
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,14 +20,18 @@ if TYPE_CHECKING:
     Connect = Callable[..., Connection[Any]]
 
 TAKE = "SELECT count(pg_advisory_lock({first}::bigint + i)) FROM generate_series(1, {count}) AS i"
+SMALL = {"max_connections": "10", "max_locks_per_transaction": "10", "max_wal_senders": "0"}
 MINE = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = %s"
 
 
 @pytest.fixture(scope="module")
 def small(dsn: str) -> Iterator[str]:
     """Run a cluster whose lock table a test may fill without disturbing anybody."""
-    with psycopg.connect(dsn, autocommit=True) as session, small_cluster(session) as small_dsn:
-        yield small_dsn
+    with (
+        psycopg.connect(dsn, autocommit=True) as session,
+        private_cluster(session, **SMALL) as cluster,
+    ):
+        yield cluster.dsn
 
 
 @pytest.fixture
