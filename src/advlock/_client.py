@@ -7,9 +7,10 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from advlock import _connect, _dsn, _duration
+from advlock._duration import brief
 from advlock._key import Key, Scheme, pg_encoding
 from advlock._ledger import FORKED, Ledger, Ticket
-from advlock._liveness import LIVENESS, SHORTEST_LEASE, SHORTEST_LIVENESS, Bounds
+from advlock._liveness import LIVENESS, LONGEST, SHORTEST_LEASE, SHORTEST_LIVENESS, Bounds
 from advlock._plan import Waited, judge_failed_wait
 from advlock.errors import ConfigError, DatabaseUnavailable, LockError, LockLost, LockTimeout
 
@@ -206,18 +207,16 @@ def wait_seconds(wait: Seconds) -> float | None:
 
 
 def _bounds(liveness: Liveness, lease: Seconds) -> Bounds:
-    live = _duration.seconds(liveness)
-    _check(
-        live >= SHORTEST_LIVENESS,
-        f"liveness must be at least {SHORTEST_LIVENESS:g} seconds (keepalives count in whole "
-        f"ones), not {liveness!r}",
-    )
-    rent = wait_seconds(lease)
-    _check(
-        rent is None or rent >= SHORTEST_LEASE,
-        f"lease must be at least {SHORTEST_LEASE:g} seconds, or None for no lease, not {lease!r}",
-    )
-    return Bounds(live, rent)
+    def read(what: str, value: Liveness, least: float) -> float:
+        seconds = _duration.seconds(value)
+        _check(
+            least <= seconds <= LONGEST,
+            f"{what} must be between {brief(least)} and {brief(LONGEST)}, not {value!r}",
+        )
+        return seconds
+
+    live = read("liveness", liveness, SHORTEST_LIVENESS)
+    return Bounds(live, None if lease is None else read("lease", lease, SHORTEST_LEASE))
 
 
 def timeout(name: Name, key: Key | None, wait: float, holders: Sequence[Holder]) -> LockTimeout:

@@ -14,9 +14,11 @@ from typing import Final
 LIVENESS: Final = 10.0  # seconds
 SHORTEST_LIVENESS: Final = 3.0  # keepalives count in whole seconds
 SHORTEST_LEASE: Final = 2.0
+LONGEST: Final = 86400.0  # either; kernels and PostgreSQL count in integers of their own
 
 _LATE: Final = 0.2  # how late a kernel's probe may be
 _SHARE_OF_TRUST: Final = 0.8  # of the time after which the server may let go
+_MOST_PROBES: Final = 60  # Linux counts up to 127
 _BEATS: Final = 4  # heartbeats for each time of trust, so that a lost one is made up for
 
 
@@ -43,17 +45,26 @@ class Bounds:
         self.heartbeat = self.trust / _BEATS
 
     @property
+    def _first_probe(self) -> int:
+        return math.ceil((math.ceil(self.liveness - _LATE) - 1) / 3)
+
+    @property
+    def _interval(self) -> int:
+        return math.ceil(2 * self._first_probe / _MOST_PROBES)
+
+    @property
+    def _probes(self) -> int:
+        most = math.ceil(self.liveness - _LATE) - 1 - self._first_probe
+        return most // self._interval
+
+    @property
     def _last_probe(self) -> int:
         """When the server sends its last keepalive: a whole second, clearly before `liveness`.
 
         With a tcp_user_timeout the kernel gives up at the first probe after that time, so half
         a second less than a whole number leaves no doubt which one it is.
         """
-        return math.ceil(self.liveness - _LATE) - 1
-
-    @property
-    def _first_probe(self) -> int:
-        return math.ceil(self._last_probe / 3)
+        return self._first_probe + self._probes * self._interval
 
     def settings(self) -> dict[str, str]:
         """What a session sets on the server, so that the server notices when we are gone.
@@ -64,8 +75,8 @@ class Bounds:
         """
         return {
             "tcp_keepalives_idle": str(self._first_probe),
-            "tcp_keepalives_interval": "1",
-            "tcp_keepalives_count": str(self._last_probe - self._first_probe),
+            "tcp_keepalives_interval": str(self._interval),
+            "tcp_keepalives_count": str(self._probes),
             "tcp_user_timeout": self.user_timeout,
             "idle_session_timeout": _milliseconds(self.lease or 0.0),
         }
@@ -83,14 +94,14 @@ class Bounds:
         after two thirds of a second on a slow network. The time to notice that it is gone and the
         time for that answer must add up to less than `liveness`.
         """
-        return _milliseconds(max(0.5, math.floor(self.liveness / 2) - 1.5))
+        return _milliseconds(max(0.5, math.floor(self.liveness / 2) - self._interval - 0.5))
 
     def conninfo(self) -> dict[str, str]:
         """The same for our own end, in libpq's words: it wakes a waiter on a dead network."""
         return {
             "keepalives_idle": str(self._first_probe),
-            "keepalives_interval": "1",
-            "keepalives_count": str(self._last_probe - self._first_probe),
+            "keepalives_interval": str(self._interval),
+            "keepalives_count": str(self._probes),
             "tcp_user_timeout": self.user_timeout,
         }
 

@@ -156,7 +156,9 @@ class Session(Engine):
         """Wait for the answer to a heartbeat; for a thread that is its own watcher."""
         while self.listening:
             self._poll.poll(max(0.0, self.pulse.left(now())) * 1000)
-            self.tend()
+            self._listen()
+            if self.listening and not self.vouches():
+                self._give_up()
 
     def _beat(self) -> None:
         if self._turn.setdefault("owner", self._heart) is not self._heart:

@@ -30,27 +30,10 @@ R = TypeVar("R")
 
 # How long a goodbye waits for the answer to a heartbeat, in seconds.
 _MOMENT: Final = 0.1
-# What libpq puts around the reason.
-_WRAPPING: Final = re.compile(
-    r"^(?:[a-z ]+ failed: )*(?:FATAL: +)?"  # "consuming input failed: …"
-    r"|\s+This probably means.*$"
+# What libpq says when a server hangs up, and in front of it what the server said itself.
+_HUNG_UP: Final = re.compile(
+    r"^(?:[a-z ]+ failed: )?(?:FATAL: +)?(.*?)\s*server closed the connection unexpectedly"
 )
-
-
-class _Own(Session):
-    """A session without a watcher: the one thread that uses it sends its heartbeats, too."""
-
-    def hear_out(self) -> None:
-        """Wait for the answer to a heartbeat, as long as the trust lasts."""
-        while self.listening:
-            self._poll.poll(max(0.0, self.pulse.left(now())) * 1000)
-            self._listen()
-            if self.listening and not self.vouches():
-                self._give_up()
-
-    def _beat(self) -> None:
-        if not self.listening:  # one at a time, however slow the answer is
-            super()._beat()
 
 
 class SoloSession:
@@ -63,9 +46,9 @@ class SoloSession:
     def __init__(self, wire: Wire, bounds: Bounds) -> None:
         self._wire = wire
         self._bounds = bounds
-        self._session = _Own(wire, bounds, carries=lambda _: True)
+        self._session = Session(wire, bounds, carries=lambda _: True)
         self._looked = now()
-        self._pause = 0.0
+        self._pause = self._again = 0.0
         self._encoding = pg_encoding(wire.parameter("server_encoding"))
         self._last_words = ""
         # What a server says when it ends an idle session is a notice to libpq, and not kept.
@@ -186,20 +169,21 @@ class SoloSession:
         if now() - self._looked > self._pause + self._bounds.heartbeat:
             self._session.pulse.forgive(now())
         self._pause = self._session.tend()
-        self._looked = now()
+        self._looked, self._again = now(), time.monotonic() + self._pause
         return self._session.lost is None
 
     def look_again(self) -> float:
         """Return when `alive` is to be called next, in `time.monotonic` seconds."""
-        return time.monotonic() + max(0.0, self._pause - (now() - self._looked))
+        return self._again
 
     @property
     def why(self) -> str:
         """Why the session is lost, in a few words."""
-        if self._last_words:
-            return f"the server closed the session ({self._last_words})"
-        why = _WRAPPING.sub("", self._session.why)
-        return "the server closed the session" if "closed the connection" in why else why
+        why = self._session.why
+        hung_up = _HUNG_UP.search(why)
+        if words := self._last_words or (hung_up[1] if hung_up else ""):
+            return f"the server closed the session ({words})"
+        return "the server closed the session" if hung_up else why
 
     def fileno(self) -> int:
         """Return the socket's descriptor; a process that inherits it keeps the lock."""

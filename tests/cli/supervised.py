@@ -12,10 +12,12 @@ import json
 import os
 import socket
 import sys
+import time
 
-from advlock.cli._child import Rules, adopt_orphans, spawn, supervise
+from advlock.cli._child import adopt_orphans, spawn
 from advlock.cli._say import say
 from advlock.cli._signals import Inbox
+from advlock.cli._supervise import Rules, supervise
 
 
 class Lock:
@@ -35,6 +37,15 @@ class Lock:
             return bool(self._socket.recv(100))
         except BlockingIOError:
             return True
+
+    def look_again(self) -> float:
+        """It needs no heartbeats."""
+        return time.monotonic() + 60
+
+    @property
+    def why(self) -> str:
+        """What a loss means here."""
+        return "the server closed the session"
 
 
 def other_end(server: socket.socket) -> None:

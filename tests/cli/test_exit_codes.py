@@ -15,7 +15,7 @@ from waiting import eventually
 
 from advlock.cli.exits import Exit, table
 
-from .helpers import ADVLOCK, WORKER, alive, sessions
+from .helpers import ADVLOCK, WORKER, alive
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,6 +59,10 @@ WRONG_USAGE = [
     (["run", "x", "--slots", "0", "--", "true"], "0 is not in the range"),
     (["run", "x", "-E", "256", "--", "true"], "256 is not in the range"),
     (["run", "x", "-E", "-1", "--", "true"], "-1 is not in the range"),
+    (["run", "x", "--liveness", "2s", "--", "true"], "'2s' is not between 3s and 1d; write one"),
+    (["run", "x", "--liveness", "soon", "--", "true"], "write a duration such as 5, 30s"),
+    (["run", "x", "--lease", "1.9", "--", "true"], "'1.9' is not between 2s and 1d; write one"),
+    (["run", "x", "--lease", "0", "--", "true"], "'0' is not between 2s and 1d; write one"),
     (["run", "x", "--on-lost", "cry", "--", "true"], "'cry' is not one of 'kill', 'continue'"),
 ]
 
@@ -170,18 +174,6 @@ def test_an_unreachable_database_is_69(cli: Cli, name: str) -> None:
     assert "geheim" not in err
 
 
-def test_a_database_that_goes_away_while_we_wait_is_69(
-    cli: Cli, admin: Connection[Any], name: str
-) -> None:
-    """A wait whose session the server ends is 69: nothing ran, so nothing was lost."""
-    admin.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [name])
-    started = cli.start("run", name, "--", "true")
-    (waiter,) = eventually(lambda: sessions(admin, name, granted=False))
-    admin.execute("SELECT pg_terminate_backend(%s)", [waiter])
-    assert started.code() == Exit.UNAVAILABLE
-    admin.execute("SELECT pg_advisory_unlock_all()")
-
-
 @pytest.mark.parametrize("address", ["nonsense", "postgresql://host:port/db", "mysql://host/db"])
 def test_a_bad_address_is_78(cli: Cli, name: str, address: str) -> None:
     """What is no address of a PostgreSQL database is bad configuration."""
@@ -231,13 +223,13 @@ def test_max_runtime_lets_a_quick_command_alone(cli: Cli, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "where", ["advlock.cli.run.acquire", "advlock.cli._child._Supervisor._take"]
+    "where", ["advlock.cli._seek.acquire", "advlock.cli._supervise._Supervisor._take"]
 )
 def test_our_own_bug_is_70_and_leaves_nothing_behind(cli: Cli, name: str, where: str) -> None:
     """An exception nobody expected is 70, asks to be reported, and takes the command with it."""
     module, _, function = where.rpartition(".")
     broken = f"""
-import sys, advlock.cli.run, advlock.cli._child
+import sys, advlock.cli.run
 def bug(*_): raise ZeroDivisionError("a bug")
 target = {module}
 setattr(target, {function!r}, bug)

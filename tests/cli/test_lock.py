@@ -11,15 +11,18 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from clusters import Log, about
 from waiting import eventually
 
 from advlock import _label
+from advlock._liveness import Bounds
 from advlock.cli.exits import Exit
 
 from .helpers import WORKER, alive, sessions
 
 if TYPE_CHECKING:
     from psycopg import Connection
+    from servers import Server
 
     from .helpers import Cli
 
@@ -112,6 +115,22 @@ def test_close_frees_the_lock_in_spite_of_the_background(
     end(worker)
 
 
+def test_the_end_of_a_run_is_no_news_for_the_servers_log(
+    cli: Cli, server: Server, admin: Connection[Any], name: str
+) -> None:
+    """The socket is not closed over the answer to a heartbeat, which the server would report."""
+    if server.log_path is None:
+        pytest.skip("the log of the server of ADVLOCK_TEST_DSN is out of reach")
+    log = Log(server.log_path)
+    wait = 0.7 * Bounds().heartbeat  # then the last look sends another one
+    started = cli.start("run", name, "--", "sh", "-c", f"echo; sleep {wait}")
+    started.line()
+    pids = sessions(admin, name)
+    assert started.code() == 0
+    eventually(lambda: not sessions(admin, name))
+    assert about(log.since(), *pids) == []
+
+
 # -- lost ------------------------------------------------------------------------------------------
 
 
@@ -122,10 +141,8 @@ def test_a_lost_lock_stops_the_command(cli: Cli, admin: Connection[Any], name: s
     admin.execute("SELECT pg_terminate_backend(%s)", sessions(admin, name))
     assert started.lines(2) == {"child got TERM", "grandchild got TERM"}
     assert started.code() == Exit.LOST
-    expected = (
-        f"advlock: lost the lock '{name}': the server closed the session; stopping the command"
-    )
-    assert started.stderr() == f"{expected}\n"
+    why = "the server closed the session (terminating connection due to administrator command)"
+    assert started.stderr() == f"advlock: lost the lock '{name}': {why}; stopping the command\n"
 
 
 def test_a_lost_lock_kills_what_ignores_term(cli: Cli, admin: Connection[Any], name: str) -> None:

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from advlock import _clock
-from advlock._liveness import SHORTEST_LEASE, SHORTEST_LIVENESS, Bounds, Pulse
+from advlock._liveness import LONGEST, SHORTEST_LEASE, SHORTEST_LIVENESS, Bounds, Pulse
 
-LIVENESS = st.floats(SHORTEST_LIVENESS, 600)
-LEASE = st.none() | st.floats(SHORTEST_LEASE, 600)
+LIVENESS = st.floats(SHORTEST_LIVENESS, 600) | st.floats(SHORTEST_LIVENESS, LONGEST)
+LEASE = st.none() | st.floats(SHORTEST_LEASE, LONGEST)
 # How late the kernel's last probe may be: a tenth of a second at the most
 # (tests/postgres/test_network.py measures it).
 LATE = 0.1
@@ -62,7 +62,8 @@ def test_without_a_user_timeout_the_keepalives_come_to_the_same(liveness: float)
         int(settings[f"tcp_keepalives_{word}"]) for word in ("idle", "interval", "count")
     )
     assert Bounds(liveness).trust < idle + interval * count < liveness
-    assert count >= 1
+    assert 1 <= count <= 127
+    assert 1 <= interval <= idle <= 32767
 
 
 def test_the_numbers_of_the_default() -> None:

@@ -138,7 +138,7 @@ def _failed(error: Exception) -> int:
         errors.DatabaseUnavailable: Exit.UNAVAILABLE,
         errors.TooManyLocks: Exit.UNAVAILABLE,
         errors.UnsafeServer: Exit.CONFIG,
-        errors.ConfigError: Exit.CONFIG,
+        errors.LockError: Exit.CONFIG,
     }
     for kind, code in codes.items():
         if isinstance(error, kind):

@@ -59,6 +59,9 @@ def acquire(
         want: What to lock.
         until: When to give up (in `time.monotonic` seconds); None for never.
         tell: Takes the line that says who is being waited for, or because of whom we give up.
+
+    Raises:
+        DatabaseUnavailable: the session ended.
     """
     if want.slots is None:
         return _one(session, want, until, tell)
@@ -69,15 +72,15 @@ def _one(
     session: SoloSession, want: Want, until: float | None, tell: Callable[[str], None]
 ) -> Grant | None:
     key = session.key(want.name)
-    if session.try_lock(key, shared=want.shared):
+    if session.try_lock(key, shared=want.shared, deadline=until):
         return Grant(key)
-    held = _held_by(session.holders(key))
+    held = _held_by(session.holders(key, deadline=until))
     if want.patient:
         tell(f"waiting for {want.name!r}{held}")
         if session.wait_lock(key, shared=want.shared, deadline=until):
             return Grant(key)
         with contextlib.suppress(DatabaseUnavailable):  # a wait cut short ends the session
-            held = _held_by(session.holders(key))
+            held = _held_by(session.holders(key, deadline=until))
     tell(f"skipped {want.name!r}{held}")
     return None
 
@@ -96,20 +99,20 @@ def _any_of(
     told = False
     while True:
         for slot, key in keys.items():
-            if session.try_lock(key, shared=False):
+            if session.try_lock(key, shared=False, deadline=until):
                 return Grant(key, slot)
         left = math.inf if until is None else until - time.monotonic()
         if left <= 0 or not want.patient:
-            tell(f"skipped {want.name!r}: {_taken(session, keys[first], slots)}")
+            tell(f"skipped {want.name!r}: {_taken(session, keys[first], slots, until)}")
             return None
         if not told:
-            tell(f"waiting for {want.name!r}: {_taken(session, keys[first], slots)}")
+            tell(f"waiting for {want.name!r}: {_taken(session, keys[first], slots, until)}")
             told = True
         time.sleep(min(random.uniform(*_PAUSE), left))  # noqa: S311 - jitter
 
 
-def _taken(session: SoloSession, key: Key, slots: int) -> str:
-    held = _held_by(session.holders(key)).removeprefix(":")
+def _taken(session: SoloSession, key: Key, slots: int, until: float | None) -> str:
+    held = _held_by(session.holders(key, deadline=until)).removeprefix(":")
     one = f", one{held}" if held and slots > 1 else held and f",{held}"
     return f"{'all ' if slots > 1 else ''}{slots} slot{'s' * (slots > 1)} taken{one}"
 

@@ -1,63 +1,24 @@
-"""Start the command under the lock and look after it until it has ended.
-
-Nothing here knows a database: the lock is something with a `fileno()` and an `alive()`.
-"""
+"""The command's process: started with the lock, signalled and reaped as a group."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
-import select
 import shutil
 import signal
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from advlock._duration import brief
-from advlock.cli._signals import Inbox, announced
 from advlock.cli.exits import Exit, signalled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-
-    from advlock.cli._signals import Arrival
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 # How often to look whether a group that was told to end is empty: no signal tells us of
 # processes that are not our own children.
-_LOOK_EVERY = 0.05
+LOOK_EVERY = 0.05
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
-
-
-class Watched(Protocol):
-    """What carries the lock, as far as the command's supervisor needs to know it."""
-
-    def fileno(self) -> int:
-        """The socket on which the end of the lock is heard."""
-
-    def alive(self) -> bool:
-        """Whether the socket is still good; never waits."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """When to stop the command.
-
-    Attributes:
-        max_runtime: Seconds until it is stopped; None for never.
-
-        kill_after: Seconds between TERM and KILL.
-
-        stop_when_lost: Stop it when the lock is lost; otherwise only warn.
-
-        what: The lock, as messages name it.
-    """
-
-    max_runtime: float | None = None
-    kill_after: float = 10.0
-    stop_when_lost: bool = True
-    what: str = "the lock"
 
 
 class NotStarted(Exception):  # noqa: N818 - an exit code on its way, not a failure of ours
@@ -131,7 +92,7 @@ class Child:
             self.send(signal.SIGTERM)
             give_up = time.monotonic() + grace
             while self.code is None and time.monotonic() < give_up:
-                time.sleep(_LOOK_EVERY)
+                time.sleep(LOOK_EVERY)
                 self.reap()
             self.send(signal.SIGKILL)
 
@@ -195,139 +156,3 @@ def _not_started(program: str, error: OSError) -> NotStarted:
     else:
         message = f"command not found: {program!r}; is it on PATH?"
     return NotStarted(Exit.NOT_FOUND, message)
-
-
-def supervise(
-    child: Child, lock: Watched, rules: Rules, inbox: Inbox, say: Callable[[str], None]
-) -> int:
-    """Look after the command until it has ended; leave no part of it behind on our own failure.
-
-    Args:
-        child: The command's process.
-        lock: What carries the lock.
-        rules: When to stop the command.
-        inbox: The opened inbox of signals.
-        say: Takes a message for people.
-
-    Returns:
-        The exit code for `advlock run`.
-    """
-    try:
-        with announced(lock.fileno()):
-            return _Supervisor(child, lock, rules, inbox, say).run()
-    except BaseException:
-        child.destroy(rules.kill_after)
-        raise
-
-
-def _readable(fd: int) -> bool:
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(0))
-
-
-@dataclass(slots=True)
-class _Supervisor:
-    """One command's life: what came in, what the clock says, what follows from it."""
-
-    _child: Child
-    _lock: Watched
-    _rules: Rules
-    _inbox: Inbox
-    _say: Callable[[str], None]
-    _held: bool = True
-    _unread: bool = False  # the lock's socket had more to say than was read
-    _verdict: Exit | None = None  # why we stop the command; None while we do not
-    _killed: bool = False
-    _deadline: float | None = None
-
-    def run(self) -> int:
-        if self._rules.max_runtime:
-            self._deadline = time.monotonic() + self._rules.max_runtime
-        self._look_at_lock()  # SIGIO tells of changes only
-        while not self._over():
-            arrival = self._inbox.wait(self._next_look())
-            if arrival is not None:
-                self._take(arrival)
-            if self._unread:
-                self._look_at_lock()
-            self._look_at_clock()
-        for _ in range(2):  # first the server's last words, then its end
-            self._look_at_lock()
-        return (self._child.code or 0) if self._verdict is None else self._verdict
-
-    def _over(self) -> bool:
-        if self._child.code is None:
-            return False
-        return self._verdict is None or self._killed or not self._child.leaves_others()
-
-    def _next_look(self) -> float | None:
-        soon = time.monotonic() + _LOOK_EVERY
-        if self._child.code is not None or self._unread:
-            return soon if self._deadline is None else min(soon, self._deadline)
-        return self._deadline
-
-    def _take(self, arrival: Arrival) -> None:
-        if arrival.signum == signal.SIGCHLD:
-            self._child.reap()
-        elif arrival.signum == signal.SIGIO:
-            self._look_at_lock()
-        elif arrival.signum == signal.SIGTSTP:
-            self._suspend()
-        elif not self._has_it_already(arrival):
-            self._send(arrival.signum)
-
-    def _has_it_already(self, arrival: Arrival) -> bool:
-        # Not so for HUP: a terminal that goes away tells the leader of its session only.
-        typed = arrival.typed and arrival.signum in {signal.SIGINT, signal.SIGQUIT}
-        return typed and not self._child.own_session
-
-    def _suspend(self) -> None:
-        """Ctrl-Z for a command in another session: STOP, as TSTP does nothing without a shell."""
-        self._send(signal.SIGSTOP)
-        os.kill(os.getpid(), signal.SIGSTOP)
-        self._send(signal.SIGCONT)
-
-    def _look_at_lock(self) -> None:
-        if not self._held:
-            return
-        if self._lock.alive():
-            # A server that ends a session says why and hangs up: one SIGIO, and one read sees
-            # only the first half of it.
-            self._unread = _readable(self._lock.fileno())
-            return
-        self._held = self._unread = False
-        lost = f"lost {self._rules.what}: the server closed the session"
-        if not self._rules.stop_when_lost:
-            self._say(f"{lost}; the command runs on without it (--on-lost continue)")
-        elif self._child.code is not None and self._verdict is None:
-            self._say(f"{lost} before the command ended with exit code {self._child.code}")
-            self._verdict = Exit.LOST
-        elif self._verdict is None:
-            self._stop(Exit.LOST, f"{lost}; stopping the command")
-
-    def _look_at_clock(self) -> None:
-        if self._deadline is None or time.monotonic() < self._deadline:
-            return
-        if self._verdict is None:
-            limit = brief(self._rules.max_runtime or 0)
-            self._stop(Exit.TIMED_OUT, f"--max-runtime of {limit} is over; stopping the command")
-        elif not self._killed:
-            self._killed = True
-            self._deadline = None
-            self._say(f"not ended {brief(self._rules.kill_after)} after TERM; sending KILL")
-            self._send(signal.SIGKILL)
-
-    def _stop(self, verdict: Exit, message: str) -> None:
-        self._verdict = verdict
-        self._deadline = time.monotonic() + self._rules.kill_after
-        self._say(message)
-        self._send(signal.SIGTERM)
-        self._send(signal.SIGCONT)  # a stopped process would not hear of it
-
-    def _send(self, signum: int) -> None:
-        try:
-            self._child.send(signum)
-        except PermissionError:  # sudo, or another program that runs as somebody else
-            name = signal.Signals(signum).name
-            self._say(f"may not send {name} to the command (pid {self._child.pid})")

@@ -23,7 +23,7 @@ class Exit(enum.IntEnum):
         return member
 
     USAGE = 64, "wrong usage: an unknown option, a bad value, no command"
-    UNAVAILABLE = 69, "the database cannot be reached, or went away before the command started"
+    UNAVAILABLE = 69, "the database cannot be reached; a run that waits already tries again"
     BUG = 70, "a bug in advlock; please report it"
     LOST = 74, "the lock was lost while the command ran; the command was stopped"
     BUSY = 75, "somebody else holds the lock (another number with -E)"

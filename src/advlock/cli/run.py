@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 import uuid
@@ -10,15 +11,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from advlock._duration import brief
+from advlock._liveness import LIVENESS, LONGEST, SHORTEST_LEASE, SHORTEST_LIVENESS, Bounds
 from advlock.cli import write_exit_codes
-from advlock.cli._acquire import Grant, Want, acquire
-from advlock.cli._child import NotStarted, Rules, adopt_orphans, has_terminal, spawn, supervise
+from advlock.cli._acquire import Grant, Want
+from advlock.cli._child import NotStarted, adopt_orphans, has_terminal, spawn
 from advlock.cli._say import say
+from advlock.cli._seek import Found, Seeker
 from advlock.cli._signals import Inbox, Interrupted, raise_on_signals
+from advlock.cli._supervise import Rules, supervise
 from advlock.cli.exits import Exit, signalled
 from advlock.errors import ConfigError, DatabaseUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from advlock._dsn import Dsn
     from advlock._solo import SoloSession
 
@@ -31,6 +38,20 @@ def duration(text: str) -> float:
         return _duration.seconds(text)
     except ConfigError as error:
         raise click.BadParameter(str(error)) from None
+
+
+def duration_between(least: float, most: float) -> Callable[[str], float]:
+    """Make a reader of durations that are neither too short nor too long."""
+
+    def read(text: str) -> float:
+        seconds = duration(text)
+        if not least <= seconds <= most:
+            msg = f"{text!r} is not between {brief(least)} and {brief(most)}; write one that is"
+            raise click.BadParameter(msg)
+        return seconds
+
+    read.__name__ = "duration"
+    return read
 
 
 def lock_name(text: str) -> str:
@@ -85,6 +106,7 @@ class _Options(NamedTuple):
     conflict: int
     close: bool
     rules: Rules
+    bounds: Bounds
     dsn: str | None
     local: bool
     quiet: bool
@@ -115,10 +137,30 @@ It inherits the lock's connection: if advlock itself is killed, the lock stays
 until the command has ended. --close opts out.
 """
 
+_KILL_AFTER = 10.0
+_BOUNDS = Bounds()
+_LETS_GO = float(_BOUNDS.user_timeout) / 1000  # the server, at the earliest
+_OVERLAP = round(_BOUNDS.trust + _KILL_AFTER - _LETS_GO, 1)
+_NO_OVERLAP = math.floor(2 * (_LETS_GO - _BOUNDS.trust)) / 2  # in halves: some of it is for us
+
+WORST_CASE = f"""
+\b
+The lock is lost when the server ends our session, or when no word has come from
+it for {_BOUNDS.trust:g} s: the command gets TERM, and KILL --kill-after later. A server that
+hears nothing from us frees the lock after {_LETS_GO:g} to {_BOUNDS.liveness:g} s. So a command that
+ignores TERM may run {_OVERLAP:g} s into somebody else's time; with --kill-after {_NO_OVERLAP:g}s it
+does not. --liveness changes these times.
+
+\b
+--lease is for an advlock that may be frozen, as in a paused container. But the
+command may still run when the lease ends, also after `kill -9` of advlock
+alone: it is not for commands that must never run twice at a time.
+"""
+
 
 @click.command(
     cls=_Run,
-    epilog=EPILOG,
+    epilog=EPILOG + WORST_CASE,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.argument("name", type=lock_name)
@@ -142,7 +184,7 @@ until the command has ended. --close opts out.
     "-k",
     "--kill-after",
     type=duration,
-    default="10s",
+    default=f"{_KILL_AFTER:g}s",
     show_default=True,
     help="Kill a command that was stopped and has not ended after so long.",
 )
@@ -152,6 +194,18 @@ until the command has ended. --close opts out.
     default="kill",
     show_default=True,
     help="What to do with the command when the lock is lost while it runs.",
+)
+@click.option(
+    "--liveness",
+    type=duration_between(SHORTEST_LIVENESS, LONGEST),
+    default=f"{LIVENESS:g}s",
+    show_default=True,
+    help="When the network or this host vanishes, the server frees the lock within so long.",
+)
+@click.option(
+    "--lease",
+    type=duration_between(SHORTEST_LEASE, LONGEST),
+    help="Free the lock when advlock is frozen or killed for so long; the command may still run.",
 )
 @click.option("--dsn", metavar="DSN", help="The database: a URL, or libpq's key=value.")
 @click.option("--local", is_flag=True, help="A private PostgreSQL, for trying things out.")
@@ -193,6 +247,7 @@ def _understood(ctx: click.Context, given: dict[str, Any]) -> _Options:
             given["on_lost"] == "kill",
             f"the lock {given['name']!r}",
         ),
+        Bounds(given["liveness"], given["lease"]),
         given["dsn"],
         given["local"],
         given["quiet"],
@@ -207,18 +262,20 @@ def _run(options: _Options) -> int:
         dsn, users = _database(stack, options)
         # Our own start-up is not the caller's time: the wait begins with connecting.
         until = None if options.wait is None else time.monotonic() + options.wait
-        name = options.want.name
-        session = SoloSession.open(dsn, application_name=_label.make(name), deadline=until)
+        name = _label.make(options.want.name)
+
+        def connect() -> SoloSession:
+            return SoloSession.open(
+                dsn, application_name=name, deadline=until, bounds=options.bounds
+            )
+
+        seeker = Seeker(connect, options.want, until, options.tell, say)
         try:
-            grant = acquire(session, options.want, until, options.tell)
-            if grant is None:
-                session.close()
-                return options.conflict
-            session.set_application_name(_label.make(name, since=time.time()))
-            return _under_lock(session, grant, options, users)
+            found = seeker.seek()
+            return options.conflict if found is None else _under_lock(found, options, users)
         finally:
             # Whatever happened. Not a goodbye: a process that inherited the socket keeps the lock.
-            session.discard()
+            seeker.discard()
 
 
 def _database(stack: contextlib.ExitStack, options: _Options) -> tuple[Dsn, list[int]]:
@@ -233,8 +290,9 @@ def _database(stack: contextlib.ExitStack, options: _Options) -> tuple[Dsn, list
     return _dsn.resolve(options.dsn), []
 
 
-def _under_lock(session: SoloSession, grant: Grant, options: _Options, users: list[int]) -> int:
-    env = _environment(grant, options.want.name, session.token())
+def _under_lock(found: Found, options: _Options, users: list[int]) -> int:
+    session, grant, token = found
+    env = _environment(grant, options.want.name, token)
     terminal = has_terminal()
     inbox = Inbox(suspendable=not terminal)
     inherit = [] if options.close else [session.fileno(), *users]
@@ -247,7 +305,7 @@ def _under_lock(session: SoloSession, grant: Grant, options: _Options, users: li
             return failure.code
         code = supervise(child, session, options.rules, inbox, say)
         if not options.close:
-            session.discard()
+            session.leave()
     if options.close and code != Exit.LOST and not _released(session, grant, options):
         say(f"lost {options.rules.what} before the command ended with exit code {code}")
         return Exit.LOST if options.rules.stop_when_lost else code
