@@ -23,6 +23,7 @@ from psycopg import pq
 
 import advlock
 from advlock import cli, embedded
+from advlock._liveness import Bounds
 from advlock.cli.exits import table
 
 if TYPE_CHECKING:
@@ -236,6 +237,18 @@ def test_the_collision_table_is_computed(tmp_path: Path) -> None:
     (block,) = (b for b in PYTHON if "expm1" in b.text)
     rows = re.findall(r"^\| [\d,]+ \| .* \|$", block.page.read_text(), re.MULTILINE)
     assert rows == _run_python(block, _environment(), tmp_path).splitlines()
+
+
+def test_the_table_of_times_is_computed() -> None:
+    """The times in the guarantees are those that the code takes."""
+    text = (DOCS / "guarantees.md").read_text().partition("## Times")[2]
+    rows = re.findall(r"^\| (\d+) \| (.*) \|$", text, re.MULTILINE)
+    assert [number for number, _ in rows] == ["3", "5", "10", "30", "60"]
+    for number, others in rows:
+        bounds = Bounds(float(number))
+        gives_up = int(bounds.user_timeout) / 1000
+        times = f"{bounds.heartbeat:.2g} | {bounds.trust:.3g} | {gives_up:g} | {number}"
+        assert others == times
 
 
 # -- what is named exists --------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from advlock._asessions import AsyncSessions
 from advlock._client import GRACE, Client, at_least, timeout
 from advlock._contend import acontend
 from advlock._held import tell_lost
-from advlock._ledger import FORKED, HELD, LOST, RELEASING, Op, Ticket
+from advlock._ledger import FORKED, HELD, RELEASING, Op, Ticket
 from advlock._plan import Expired, Refused, SessionLost
 from advlock.errors import ConfigError, DatabaseUnavailable, LockError, LockLost, LockNotHeld
 
@@ -236,11 +236,7 @@ class AsyncCore(Client):
         if ticket.depth > 1:
             ticket.depth -= 1
             return None
-        if ticket.state is LOST:
-            raise self._lost(ticket)
-        if ticket.state is not HELD:
-            msg = f"{ticket.name!r} is not held any more"
-            raise LockNotHeld(msg)
+        self._check_held(ticket)
         ticket.state = RELEASING
         session: AsyncSession = ticket.session
         return session.ask(self._ledger.release_op(ticket))
@@ -324,8 +320,7 @@ class AsyncCore(Client):
 
     async def _token(self, ticket: Ticket) -> int:
         if ticket.token is None:
-            if ticket.state is not HELD:
-                raise self._lost(ticket)
+            self._check_held(ticket)
             try:
                 token = await ticket.session.fetch(_plan.token())
             except SessionLost:

@@ -22,6 +22,7 @@ from advlock._aloop import fail, stop_and_close, weakly
 from advlock._clock import now
 from advlock._liveness import Pulse
 from advlock._plan import Refused, SessionLost, Unanswered
+from advlock._wire import HUNG_UP
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Future, TimerHandle
@@ -171,17 +172,18 @@ class AsyncSession:
                 self._loop.call_soon_threadsafe(self.end, why)
 
     def looks_alive(self) -> bool:
-        """Look at the socket, without waiting: False once the server has hung up.
-
-        In another thread than the loop's it goes by what the loop has seen.
-        """
-        mine = _thread.get_ident() == self._thread
-        if self.lost is None and not self._busy and mine:
-            poll = select.poll()
-            poll.register(self.wire.fd, select.POLLIN)
-            if poll.poll(0) and self.wire.hung_up():
-                self.end("the server closed the connection")
-        return self.lost is None
+        """Look at the socket, without waiting: False once the server has hung up."""
+        if self.lost is None:
+            if self._busy or _thread.get_ident() != self._thread:
+                # Not ours to read now; but the reader may come after somebody has believed.
+                if self.wire.is_cut():
+                    self.distrust(HUNG_UP)
+            else:
+                poll = select.poll()
+                poll.register(self.wire.fd, select.POLLIN)
+                while self.lost is None and poll.poll(0):
+                    self._readable()
+        return self.lost is None and self._doubt is None
 
     # -- the engine ------------------------------------------------------------------------------
 
@@ -204,7 +206,7 @@ class AsyncSession:
                 self._busy = False
                 return
         except psycopg.Error as error:
-            self.end(str(error))
+            self.end(self.wire.reason(error))
             return
         if self.wire.unsent:
             self._loop.add_writer(self.wire.fd, weakly(self._writable))
@@ -227,11 +229,11 @@ class AsyncSession:
         try:
             if not self.wire.expects:
                 if self.wire.hung_up():
-                    self.end("the server closed the connection")
+                    self.end(self.wire.reason())
                 return
             answer = self.wire.receive()
         except psycopg.Error as error:
-            self.end(str(error))
+            self.end(self.wire.reason(error))
             return
         if answer is not None:
             self.pulse.confirm(self._asked)
@@ -317,7 +319,7 @@ class AsyncSession:
             self.end(self.why)
         elif waits and now() - self._asked >= self.pulse.bounds.trust:
             self.end(f"the server did not answer for {self.pulse.bounds.trust:.1f} s")
-        elif carries or waits:
+        elif carries or waits or self.pulse.bounds.lease is not None:
             if not self._busy and self.pulse.due(now()):
                 self._beat()
             left = self.pulse.left(now()) if carries else heartbeat
@@ -329,7 +331,7 @@ class AsyncSession:
         try:
             self.wire.send_heartbeat()
         except psycopg.Error as error:
-            self.end(str(error))
+            self.end(self.wire.reason(error))
 
     # -- the end ---------------------------------------------------------------------------------
 

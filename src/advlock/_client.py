@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 from advlock import _connect, _dsn, _duration
 from advlock._duration import brief
 from advlock._key import Key, Scheme, pg_encoding
-from advlock._ledger import FORKED, Ledger, Ticket
+from advlock._ledger import FORKED, HELD, LOST, Ledger, Ticket
 from advlock._liveness import LIVENESS, LONGEST, SHORTEST_LEASE, SHORTEST_LIVENESS, Bounds
 from advlock._plan import Waited, judge_failed_wait
-from advlock.errors import ConfigError, DatabaseUnavailable, LockError, LockLost, LockTimeout
+from advlock.errors import (
+    ConfigError,
+    DatabaseUnavailable,
+    LockError,
+    LockLost,
+    LockNotHeld,
+    LockTimeout,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -166,6 +173,13 @@ class Client:
             name=ticket.name,
             key=ticket.key,
         )
+
+    def _check_held(self, ticket: Ticket) -> None:
+        if ticket.state is LOST:
+            raise self._lost(ticket)
+        if ticket.state is not HELD:
+            msg = f"{ticket.name!r} is not held any more"
+            raise LockNotHeld(msg)
 
     def _refuse_upgrade(self, ticket: Ticket) -> LockError:
         return LockError(

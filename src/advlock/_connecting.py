@@ -10,6 +10,7 @@ import psycopg
 
 from advlock import _plan
 from advlock._connect import PATIENCE, unavailable
+from advlock._liveness import Pulse
 from advlock._plan import Expired, SessionLost
 from advlock._session import Session
 from advlock._waiter import new_waiter, wait_until, wake
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from advlock._plan import Identity
 
 
-def connect(conninfo: str, dsn: Dsn, bounds: Bounds) -> tuple[Wire, Identity]:
+def connect(conninfo: str, dsn: Dsn, pulse: Pulse) -> tuple[Wire, Identity]:
     """Connect and set up; the session is then safe to lock on. Returns also which server it is.
 
     Raises:
@@ -35,9 +36,9 @@ def connect(conninfo: str, dsn: Dsn, bounds: Bounds) -> tuple[Wire, Identity]:
         wire = Wire(psycopg.Connection.connect(conninfo, autocommit=True))
     except psycopg.Error as error:
         raise unavailable(error, dsn) from None
-    session = Session(wire, bounds)
+    session = Session(wire, pulse)
     try:
-        plan = _plan.set_up(wire.pgconn.backend_pid, bounds)
+        plan = _plan.set_up(wire.pgconn.backend_pid, pulse.bounds)
         identity = session.fetch(plan, time.monotonic() + PATIENCE)
     except LockError:
         wire.close()
@@ -60,17 +61,18 @@ class Connecting:
     ) -> None:
         self.wire: Wire | None = None
         self.identity: Identity | None = None
+        self.pulse = Pulse(bounds)
         self.error: BaseException | None = None
         self.session: Session | None = None
         self._done = done
         self._finished = False
         self._waiters: list[Any] = []
         # Not a `threading.Thread`: its start() waits in ways that an interruption breaks.
-        _thread.start_new_thread(self._connect, (conninfo, dsn, bounds))
+        _thread.start_new_thread(self._connect, (conninfo, dsn))
 
-    def _connect(self, conninfo: str, dsn: Dsn, bounds: Bounds) -> None:
+    def _connect(self, conninfo: str, dsn: Dsn) -> None:
         try:
-            self.wire, self.identity = connect(conninfo, dsn, bounds)
+            self.wire, self.identity = connect(conninfo, dsn, self.pulse)
         except BaseException as error:  # noqa: BLE001 - it is raised again in every caller
             self.error = self.error or error
         self._done(self)

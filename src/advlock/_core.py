@@ -12,7 +12,7 @@ from advlock import _plan
 from advlock._client import GRACE, Client, at_least, timeout
 from advlock._contend import contend
 from advlock._held import Held, tell_lost
-from advlock._ledger import FORKED, HELD, LOST, RELEASING, Op, Ticket
+from advlock._ledger import FORKED, HELD, RELEASING, Op, Ticket
 from advlock._plan import Expired, Refused, SessionLost
 from advlock._sessions import Sessions
 from advlock._waiter import new_waiter, wake
@@ -189,11 +189,7 @@ class Core(Client):
         if ticket.depth > 1:
             ticket.depth -= 1
             return
-        if ticket.state is LOST:
-            raise self._lost(ticket)
-        if ticket.state is not HELD:
-            msg = f"{ticket.name!r} is not held any more"
-            raise LockNotHeld(msg)
+        self._check_held(ticket)
         session: Session = ticket.session
         op = self._ledger.release_op(ticket)
         try:
@@ -312,14 +308,15 @@ class Core(Client):
 
     def _token(self, ticket: Ticket) -> int:
         if ticket.token is None:
-            if ticket.state is not HELD:
-                raise self._lost(ticket)
+            self._check_held(ticket)
             try:
-                ticket.token = ticket.session.fetch(_plan.token(), None)
+                token = ticket.session.fetch(_plan.token(), None)
             except SessionLost:
                 raise self._lost(ticket) from None
             except Refused as refusal:
                 raise _plan.judge_failed_token(refusal) from None
+            with self._mutex:  # two threads may ask at once: the first answer is the hold's token
+                ticket.token = ticket.token or token
         return ticket.token
 
 

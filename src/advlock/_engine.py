@@ -12,7 +12,6 @@ import psycopg
 
 from advlock import _plan
 from advlock._clock import now
-from advlock._liveness import Pulse
 from advlock._plan import Expired, Refused, SessionLost, Unanswered
 from advlock._waiter import milliseconds, wake
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from advlock._ledger import Op
-    from advlock._liveness import Bounds
+    from advlock._liveness import Pulse
     from advlock._wire import Answer, Wire
 
 log = logging.getLogger("advlock")
@@ -40,12 +39,12 @@ class Engine:
     def __init__(
         self,
         wire: Wire,
-        bounds: Bounds,
+        pulse: Pulse,
         settle: Callable[[Op, Any, bool | Exception], Any] | None = None,
         on_lost: Callable[[Any, list[Op]], Any] | None = None,
     ) -> None:
         self.wire = wire
-        self.pulse = Pulse(bounds)
+        self.pulse = pulse
         self.lost: str | None = None
         self._settle = settle
         self._on_lost = on_lost
@@ -180,7 +179,7 @@ class Engine:
         try:
             send(what)
         except psycopg.Error as error:
-            self._end(str(error))
+            self._end(self.wire.reason(error))
             raise SessionLost(self.lost) from error
 
     def _receive(self, deadline: float | None, *, again: bool = False) -> Answer:
@@ -201,7 +200,7 @@ class Engine:
             try:
                 answer = self.wire.receive()
             except psycopg.Error as error:
-                self._end(str(error))
+                self._end(self.wire.reason(error))
                 raise SessionLost(self.lost) from error
             if answer is not None:
                 self.pulse.confirm(self._asked)

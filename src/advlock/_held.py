@@ -7,6 +7,7 @@ import functools
 import inspect
 import logging
 import warnings
+import weakref
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
 from advlock import _label
@@ -104,9 +105,15 @@ class BaseHeld:
         ticket = self._ticket
         if ticket.on_lost is None:
             ticket.on_lost = []
-        ticket.on_lost.append(functools.partial(callback, self))
+        # Weakly: a hold that is dropped must be released, though somebody wants news of it.
+        ticket.on_lost.append(functools.partial(_tell, callback, weakref.ref(self)))
         if ticket.state is LOST:
             _call_back(ticket)
+
+
+def _tell(callback: Callable[[Any], object], held: weakref.ref[BaseHeld]) -> None:
+    if (one := held()) is not None:
+        callback(one)
 
 
 def _call_back(ticket: Ticket) -> None:
@@ -148,7 +155,9 @@ class Held(BaseHeld):
         protects, and refuse smaller ones: `UPDATE … SET fence = :token WHERE fence < :token`.
 
         Raises:
-            LockLost: the session ended, so there is nothing to fence.
+            LockLost: the lock was lost before a token was drawn.
+            LockNotHeld: it was released before a token was drawn.
+            LockError: the database's sequence of tokens is there, but not for this role.
         """
         token: int = self._client._token(self._ticket)
         return token

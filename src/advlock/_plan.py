@@ -110,18 +110,21 @@ def set_up(startup_pid: int, bounds: Bounds) -> SessionPlan[Identity]:
     """
     settings = {**_sql.SETTINGS, **bounds.settings()}
     arguments = (_array(list(settings)), _array(list(settings.values())))
-    steps = (Step(_sql.NO_TIMEOUT, sync=True), Step(_sql.SET_UP, arguments, sync=True))
+    steps = [Step(sql, sync=True) for sql in _sql.SET_UP_FIRST]
     failed = None
     try:
-        answer = yield Script(steps, prepare=True)
+        answer = yield Script(
+            (*steps, Step(_sql.SET_UP, arguments, sync=True)),
+            prepare=True,
+        )
     except Refused as refusal:
         failed = refusal
         answer = refusal.rows
-    return _judge(startup_pid, answer, failed)
+    return _judge(startup_pid, answer[len(steps) :], failed)
 
 
 def _judge(startup_pid: int, answer: Rows, refusal: Refused | None) -> Identity:
-    if len(answer) < 2 and refusal is not None:  # noqa: PLR2004 - the steps of `set_up`
+    if not answer and refusal is not None:
         if refusal.sqlstate[:2] in _PASSING:
             raise server_error(refusal) from refusal
         raise UnsafeServer(
@@ -130,7 +133,7 @@ def _judge(startup_pid: int, answer: Rows, refusal: Refused | None) -> Identity:
             f"point advlock at a PostgreSQL server",
             reason="refused",
         ) from refusal
-    backend_pid, in_recovery, system, timeline, _ = answer[1][0]
+    backend_pid, in_recovery, system, timeline, _ = answer[0][0]
     if int(backend_pid or 0) != startup_pid:
         raise UnsafeServer(
             "a connection pooler (such as PgBouncer) stands between advlock and the server: the "

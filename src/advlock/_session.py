@@ -22,13 +22,14 @@ from advlock._connect import PATIENCE
 from advlock._engine import Engine
 from advlock._plan import Expired, SessionLost
 from advlock._waiter import new_waiter, wait_until, wake
+from advlock._wire import HUNG_UP
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from advlock import _plan
     from advlock._ledger import Op
-    from advlock._liveness import Bounds
+    from advlock._liveness import Pulse
     from advlock._wire import Wire
 
 R = TypeVar("R")
@@ -45,12 +46,12 @@ class Session(Engine):
     def __init__(
         self,
         wire: Wire,
-        bounds: Bounds,
+        pulse: Pulse,
         settle: Callable[[Op, Any, bool | Exception], Any] | None = None,
         on_lost: Callable[[Any, list[Op]], Any] | None = None,
         carries: Callable[[Any], bool] | None = None,
     ) -> None:
-        super().__init__(wire, bounds, settle, on_lost)
+        super().__init__(wire, pulse, settle, on_lost)
         self._carries = carries
         self._heart = object()  # in whose name heartbeats take the turn
         self._turn: dict[str, object] = {}
@@ -116,15 +117,18 @@ class Session(Engine):
         if self.lost is None:
             me = object()
             self._guarded(me, self._look, me)
-        return self.lost is None
+        return self.lost is None and not self._distrusted
 
     def _look(self, me: object) -> None:
         if self._turn.setdefault("owner", me) is not me:
-            return  # somebody talks to the server, and will find out
+            # Somebody talks to the server, and will find out; but perhaps not before we believe.
+            if self.wire.is_cut():
+                self.distrust(HUNG_UP)
+            return
         # What a dying server says and its hanging up are two things to read.
         while self.lost is None and self._poll.poll(0):
             if self.wire.hung_up():
-                self._end("the server closed the connection")
+                self._end(self.wire.reason())
 
     # -- heartbeats ------------------------------------------------------------------------------
 
@@ -138,14 +142,17 @@ class Session(Engine):
         elif self._doomed is None:
             self.looks_alive()
         heartbeat = self.pulse.bounds.heartbeat
-        if self._doomed is None and not (self._carries and self._carries(self)):
-            return heartbeat
-        if not self.vouches():
+        matters = self.listening or (self._carries is not None and self._carries(self))
+        if self._doomed is not None or (matters and not self.vouches()):
             self._give_up()
-            return heartbeat
-        if self.pulse.due(now()) and not self.listening:
+        elif not self.listening and self.pulse.due(now()) and (matters or self._leased):
             self._beat()
-        return min(heartbeat, self.pulse.left(now()))
+        return min(heartbeat, max(0.0, self.pulse.left(now()))) if matters else heartbeat
+
+    @property
+    def _leased(self) -> bool:
+        # The server would end it for idling, and say so in its log.
+        return self.pulse.bounds.lease is not None
 
     @property
     def listening(self) -> bool:
@@ -178,7 +185,7 @@ class Session(Engine):
                 return
             self.pulse.confirm(self._asked)
         except psycopg.Error as error:
-            self._end(str(error))
+            self._end(self.wire.reason(error))
         self._busy = False
         self._leave(self._heart)
 

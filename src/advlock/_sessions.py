@@ -101,9 +101,7 @@ class Sessions:
         if moved:
             self._leave_behind()
         self._client._learn_encoding(wire.parameter("server_encoding"))
-        attempt.session = Session(
-            wire, self._client._bounds, self._settle, self._lost, self._carries
-        )
+        attempt.session = Session(wire, attempt.pulse, self._settle, self._lost, self._carries)
         _watch.watch(attempt.session)
         return attempt.session
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import select
 import time
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
-
-from psycopg import pq
+from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 from advlock import _connect, _dsn, _plan
 from advlock._client import GRACE, at_least
@@ -15,7 +12,7 @@ from advlock._clock import now
 from advlock._connecting import Connecting
 from advlock._key import Key, pg_encoding
 from advlock._ledger import Ticket
-from advlock._liveness import Bounds
+from advlock._liveness import Bounds, Pulse
 from advlock._plan import Expired, Refused, SessionLost, Waited
 from advlock._session import Session
 from advlock.errors import DatabaseUnavailable, LockError
@@ -30,10 +27,6 @@ R = TypeVar("R")
 
 # How long a goodbye waits for the answer to a heartbeat, in seconds.
 _MOMENT: Final = 0.1
-# What libpq says when a server hangs up, and in front of it what the server said itself.
-_HUNG_UP: Final = re.compile(
-    r"^(?:[a-z ]+ failed: )?(?:FATAL: +)?(.*?)\s*server closed the connection unexpectedly"
-)
 
 
 class SoloSession:
@@ -43,16 +36,13 @@ class SoloSession:
     server frees what it held or waited for.
     """
 
-    def __init__(self, wire: Wire, bounds: Bounds) -> None:
+    def __init__(self, wire: Wire, pulse: Pulse) -> None:
         self._wire = wire
-        self._bounds = bounds
-        self._session = Session(wire, bounds, carries=lambda _: True)
+        self._bounds = pulse.bounds
+        self._session = Session(wire, pulse, carries=lambda _: True)
         self._looked = now()
         self._pause = self._again = 0.0
         self._encoding = pg_encoding(wire.parameter("server_encoding"))
-        self._last_words = ""
-        # What a server says when it ends an idle session is a notice to libpq, and not kept.
-        wire.pgconn.notice_handler = self._take_notice
 
     @classmethod
     def open(
@@ -86,7 +76,7 @@ class SoloSession:
         if attempt.error is not None:
             raise attempt.error
         assert attempt.wire is not None
-        return cls(attempt.wire, bounds)
+        return cls(attempt.wire, attempt.pulse)
 
     def key(self, name: str) -> Key:
         """Make the key of `name` in the server's encoding."""
@@ -179,11 +169,7 @@ class SoloSession:
     @property
     def why(self) -> str:
         """Why the session is lost, in a few words."""
-        why = self._session.why
-        hung_up = _HUNG_UP.search(why)
-        if words := self._last_words or (hung_up[1] if hung_up else ""):
-            return f"the server closed the session ({words})"
-        return "the server closed the session" if hung_up else why
+        return self._session.why
 
     def fileno(self) -> int:
         """Return the socket's descriptor; a process that inherits it keeps the lock."""
@@ -230,12 +216,6 @@ class SoloSession:
         self.discard()
         msg = f"the session with the database ended: {why}; try again"
         raise DatabaseUnavailable(msg) from cause
-
-    def _take_notice(self, result: Any) -> None:
-        severity = result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED)
-        if severity in (b"FATAL", b"PANIC"):
-            words = result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b""
-            self._last_words = words.decode("utf-8", "replace")
 
 
 def _meaning(refusal: Refused) -> LockError:

@@ -66,10 +66,13 @@ FROM pg_catalog.pg_locks
 WHERE locktype = 'advisory' AND granted AND pid = pg_catalog.pg_backend_pid()
 """
 
-# Connect: apply our settings, and read what the safety checks need, in one round trip. Settings
-# come from pg_settings, so that one which an older server lacks is skipped instead of an error.
-# The first statement is a short one: a role's `statement_timeout` may be shorter than the second.
-NO_TIMEOUT: Final[LiteralString] = "SET statement_timeout = 0"
+# Connect: apply our settings, and read what the safety checks need, in one round trip. A setting
+# which an older server lacks is skipped instead of an error. First what might keep the statement
+# itself from being carried out: a timeout, or waiting for a safe snapshot, as roles may have it.
+SET_UP_FIRST: Final[tuple[LiteralString, ...]] = (
+    "SET statement_timeout = 0",
+    "SET default_transaction_isolation = 'read committed'",
+)
 SET_UP: Final[LiteralString] = """
 SELECT pg_catalog.pg_backend_pid(),
        pg_catalog.pg_is_in_recovery(),
@@ -77,14 +80,14 @@ SELECT pg_catalog.pg_backend_pid(),
             THEN (SELECT system_identifier FROM pg_catalog.pg_control_system()) END,
        CASE WHEN NOT pg_catalog.pg_is_in_recovery()
              AND pg_catalog.has_function_privilege('pg_catalog.pg_current_wal_lsn()', 'EXECUTE')
-             AND pg_catalog.has_function_privilege('pg_catalog.pg_walfile_name(pg_lsn)', 'EXECUTE')
+             AND pg_catalog.has_function_privilege(
+                     'pg_catalog.pg_walfile_name(pg_catalog.pg_lsn)', 'EXECUTE')
             THEN pg_catalog.substr(
                      pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END,
-       (SELECT pg_catalog.count(pg_catalog.set_config(known.name, ours.value, false))
-        FROM ROWS FROM (pg_catalog.unnest($1::text[]), pg_catalog.unnest($2::text[]))
-             AS ours(name, value)
-        JOIN pg_catalog.pg_settings AS known
-          ON known.name OPERATOR(pg_catalog.=) ours.name)
+       (SELECT pg_catalog.count(pg_catalog.set_config(ours.name, ours.value, false))
+        FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]),
+                        pg_catalog.unnest($2::pg_catalog.text[])) AS ours(name, value)
+        WHERE pg_catalog.current_setting(ours.name, true) IS NOT NULL)
 """
 
 # A DBA's defaults must not end our session or hold back VACUUM (docs/why.md, 8). The settings by
@@ -92,6 +95,7 @@ SELECT pg_catalog.pg_backend_pid(),
 # that is killed while it waits.
 SETTINGS: Final[dict[str, str]] = {
     "search_path": "pg_catalog",
+    "exit_on_error": "off",
     "statement_timeout": "0",
     "lock_timeout": "0",
     "transaction_timeout": "0",
@@ -99,7 +103,8 @@ SETTINGS: Final[dict[str, str]] = {
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
     "default_transaction_deferrable": "off",
-    "synchronous_commit": "on",
+    # A token must not be handed out again after a crash; `on` would wait for a standby as well.
+    "synchronous_commit": "local",
     "client_min_messages": "error",
     "client_connection_check_interval": "500ms",
 }

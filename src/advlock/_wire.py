@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import select
 import struct
 import time
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -42,6 +44,14 @@ _HEARTBEAT: Final = _sql.HEARTBEAT.encode()
 _CANCEL_LIMIT: Final = 0.25  # seconds; on a working network it takes one or two thousandths
 _STOP_LIMIT: Final = 0.1
 _SYNC: Final = pq.ExecStatus.PIPELINE_SYNC
+_ERROR: Final = pq.ExecStatus.FATAL_ERROR  # libpq's word for any error
+_FATAL: Final = (b"FATAL", b"PANIC")
+HUNG_UP: Final = "the server closed the session"
+# How libpq says so, and in front of it what the server said itself.
+_LIBPQ_S_WORDS: Final = re.compile(
+    r"^(?:[a-z ]+ failed: )?(?:FATAL: +)?(.*?)\s*server closed the connection unexpectedly"
+)
+_ITS_END: Final = getattr(select, "POLLRDHUP", 0)
 _NEVER: Final = object()
 
 Rows = list[tuple[str | None, ...]]
@@ -83,7 +93,7 @@ class Answer(NamedTuple):
 class Wire:
     """A connection that sends and receives, and never waits."""
 
-    __slots__ = ("_connection", "_results", "_syncs", "expects", "fd", "pgconn", "unsent")
+    __slots__ = ("_connection", "_results", "_syncs", "_words", "expects", "fd", "pgconn", "unsent")
 
     def __init__(self, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
         # psycopg's object owns the connection in its own eyes. One that belongs to a pool ends
@@ -93,6 +103,10 @@ class Wire:
         self.pgconn = connection.pgconn
         self.pgconn.nonblocking = 1
         self.fd = self.pgconn.socket
+        # A server that ends an idle session says why, which is a notice to libpq, lets go of the
+        # locks, and only then hangs up (tests/chaos/test_frozen.py).
+        self._words: list[str] = []
+        self.pgconn.notice_handler = partial(_listen, self._words)  # no cycle through ourselves
         self._results: list[Any] = []
         self._syncs = 0
         self.expects = False
@@ -164,10 +178,17 @@ class Wire:
                 return None
             # In C from end to end: an exception between two instructions cannot drop a result.
             results.extend(islice(iter(pgconn.get_result, _NEVER), 1))
+            if results[-1] is not None and results[-1].status == _ERROR:
+                self._check_goodbye(results[-1])
         if pgconn.pipeline_status:
             pgconn.exit_pipeline_mode()
         self.expects = False
         return Answer([r for r in results if r is not None and r.status != _SYNC])
+
+    def _check_goodbye(self, error: Any) -> None:
+        _listen(self._words, error)
+        if self._words:  # there is no answer any more
+            raise psycopg.OperationalError(self._words[0])
 
     def under_way(self) -> bool:
         """Tell whether libpq took a request, where an interruption leaves that open.
@@ -188,7 +209,21 @@ class Wire:
                     break
         except psycopg.OperationalError:
             return True
-        return self.pgconn.status != pq.ConnStatus.OK
+        return bool(self._words) or self.pgconn.status != pq.ConnStatus.OK
+
+    def is_cut(self) -> bool:
+        """Tell whether the server has hung up. Reads nothing, so anybody may ask at any time."""
+        poll = select.poll()
+        poll.register(self.fd, _ITS_END)
+        return bool(poll.poll(0))
+
+    def reason(self, error: Exception | None = None) -> str:
+        """Say in a few words why the session is over."""
+        told = _LIBPQ_S_WORDS.search(str(error or ""))
+        words = self._words[0] if self._words else told[1] if told else ""
+        if words:
+            return f"{HUNG_UP} ({words})"
+        return HUNG_UP if told or error is None else str(error)
 
     # -- ending ----------------------------------------------------------------------------------
 
@@ -244,6 +279,12 @@ class Wire:
         """Return what the server reported of one of its settings at connect."""
         value = self.pgconn.parameter_status(name.encode())
         return value.decode() if value else ""
+
+
+def _listen(words: list[str], notice: Any) -> None:
+    if notice.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED) in _FATAL:
+        message = notice.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b""
+        words.append(message.decode("utf-8", "replace"))
 
 
 def _count_syncs(results: list[Any]) -> int:

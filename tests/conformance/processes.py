@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 from contextlib import asynccontextmanager
@@ -37,6 +39,15 @@ class Program:
     def kill(self) -> None:
         """SIGKILL."""
         self._process.kill()
+
+    def freeze(self) -> None:
+        """SIGSTOP, as a machine does that is paused; it has stopped when this returns."""
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)
+
+    def thaw(self) -> None:
+        """SIGCONT; nothing happens to one that runs."""
+        self._process.send_signal(signal.SIGCONT)
 
     async def ends(self) -> tuple[int, str]:
         """Wait for its end: the exit code, and what it said on stderr."""

@@ -1,5 +1,6 @@
-"""A process of its own that holds a lock and then meets its end: `program.py WORLD ROLE DSN NAME`.
+"""A process of its own that holds a lock and then meets its end.
 
+`program.py WORLD ROLE DSN NAME [SETTINGS]`, where SETTINGS are those of the client, as JSON.
 It says one line on stdout when it has come somewhere, and goes on when it is told to by a line on
 stdin.
 """
@@ -7,13 +8,16 @@ stdin.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
+import time
 from typing import Any
 
-from advlock import AsyncLocks, Locks
+from advlock import AsyncLocks, LockLost, Locks
 
 DSN, NAME = "", ""
+SETTINGS: dict[str, Any] = {}
 
 
 class Driver:
@@ -22,7 +26,8 @@ class Driver:
     def __init__(self, world: str) -> None:
         self.is_sync = world == "sync"
         self.loop = None if self.is_sync else asyncio.new_event_loop()
-        self.client: Any = Locks(DSN) if self.is_sync else AsyncLocks(DSN)
+        kind = Locks if self.is_sync else AsyncLocks
+        self.client: Any = kind(DSN, **SETTINGS)
 
     def do(self, value: Any) -> Any:
         """The outcome of a call of this world."""
@@ -58,6 +63,32 @@ def holds(driver: Driver) -> None:
     driver.kept = driver.hold(NAME)  # type: ignore[attr-defined]
     say("held")
     told()
+
+
+def believes(driver: Driver) -> None:
+    """Hold until it is told that the lock is lost, and say what leaving the block says."""
+    told: list[Any] = []
+    context = driver.client.hold(NAME)
+    held = driver.enter(context)
+    held.on_lost(told.append)
+    say("held")
+    while not told:
+        time.sleep(0.005) if driver.is_sync else driver.do(asyncio.sleep(0.005))
+    say(f"told of {len(told)}, lost is {held.lost}")
+    try:
+        driver.exit(context)
+    except LockLost:
+        say("LockLost")
+
+
+def draws(driver: Driver) -> None:
+    """Hold, draw a token, and let go."""
+    context = driver.client.hold(NAME)
+    held = driver.enter(context)
+    token = held.token()
+    say(str(token if driver.is_sync else driver.do(token)))
+    driver.exit(context)
+    driver.do(driver.client.close())
 
 
 def raises(driver: Driver) -> None:
@@ -148,6 +179,8 @@ def forks_inside_a_block(driver: Driver) -> None:
 
 ROLES = {
     "holds": holds,
+    "believes": believes,
+    "draws": draws,
     "raises": raises,
     "exits": exits,
     "waits": waits,
@@ -158,5 +191,6 @@ ROLES = {
 }
 
 if __name__ == "__main__":
-    _, world, role, DSN, NAME = sys.argv
+    _, world, role, DSN, NAME, *settings = sys.argv
+    SETTINGS = json.loads(settings[0]) if settings else {}
     ROLES[role](Driver(world))

@@ -34,6 +34,8 @@ LIVENESS = 3.0
 BOUNDS = Bounds(LIVENESS)
 LATE = 0.4  # seconds that a busy machine may be late
 AT_ONCE = 0.5
+# A check that fails, as that of a control should, leaves a hold behind.
+ABANDONED = pytest.mark.filterwarnings("ignore:.*was never released:ResourceWarning")
 
 
 @contextlib.contextmanager
@@ -87,6 +89,7 @@ async def test_a_silent_server_is_not_believed(
     await check_silence(world, dsn, name, admin)
 
 
+@ABANDONED
 async def test_without_the_deadline_silence_is_believed_for_ever(
     world: World, dsn: str, name: str, admin: Admin, off: Patch
 ) -> None:
@@ -227,6 +230,7 @@ async def test_a_broken_session_is_noticed_at_once(
         await check_told_at_once(world, dsn, name, admin)
 
 
+@ABANDONED
 @pytest.mark.parametrize("world", ["sync"], indirect=True)
 async def test_without_the_watcher_it_is_noticed_late(
     world: World, dsn: str, name: str, admin: Admin, off: Patch

@@ -121,7 +121,7 @@ def test_pauses_double_up_to_a_limit_and_differ() -> None:
 
 def row(pid: str = "42", in_recovery: str = "f") -> list[list[tuple[str, ...]]]:
     """What a server answers to our set-up."""
-    return [[], [(pid, in_recovery, "7300", "0000000A", "14")]]
+    return [[], [], [(pid, in_recovery, "7300", "0000000A", "14")]]
 
 
 def test_set_up_accepts_a_primary_that_answers_itself() -> None:
@@ -129,7 +129,7 @@ def test_set_up_accepts_a_primary_that_answers_itself() -> None:
     asked, identity = drive(_plan.set_up(42, Bounds()), row())
 
     assert asked[0].prepare
-    assert [step.sql for step in asked[0].steps] == [_sql.NO_TIMEOUT, _sql.SET_UP]
+    assert [step.sql for step in asked[0].steps] == [*_sql.SET_UP_FIRST, _sql.SET_UP]
     assert identity == Identity("7300", 10)
 
 
@@ -138,7 +138,7 @@ def test_set_up_sets_the_bounds_on_the_server() -> None:
     bounds = Bounds(liveness=5, lease=15)
     asked, _ = drive(_plan.set_up(42, bounds), row())
 
-    names, values = (text.strip("{}").split(",") for text in asked[0].steps[1].params)
+    names, values = (text.strip("{}").split(",") for text in asked[0].steps[-1].params)
     settings = dict(zip(names, values, strict=True))
     assert settings['"tcp_user_timeout"'] == f'"{bounds.user_timeout}"'
     assert settings['"idle_session_timeout"'] == '"15000"'
