@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from servers import Server
 
 LIVENESS, SECONDS = 3.0, {"pg15": 30.0}
-LONG_LIVENESS, MOST_SECONDS = 10.0, 50.0
+LONG_LIVENESS, MOST_SECONDS = 10.0, 60.0
 ALWAYS = ("killed and replaced", "stopped", "continued", "packets dropped")
 
 
