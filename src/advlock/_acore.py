@@ -20,7 +20,7 @@ from advlock.errors import ConfigError, DatabaseUnavailable, LockError, LockLost
 
 if TYPE_CHECKING:
     from asyncio import Future
-    from collections.abc import Awaitable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from advlock._asession import AsyncSession
     from advlock._holder import Holder
@@ -93,9 +93,9 @@ class AsyncCore(Client):
             if wait is not None and wait < GRACE:
                 await self._let_leave(key)
             if self._enter(ticket, wait) and await self._try(ticket, soon):
-                return AsyncHeld(self, ticket)
+                return AsyncHeld(self, self._believed(ticket))
             if await acontend(self, ticket, deadline):
-                return AsyncHeld(self, ticket)
+                return AsyncHeld(self, self._believed(ticket))
             self._abandon(ticket)
         except Expired:
             self._abandon(ticket)
@@ -119,7 +119,7 @@ class AsyncCore(Client):
             if not self._ledger.enter(ticket, queue=False):
                 return None
             if await self._try(ticket, None):
-                return AsyncHeld(self, ticket)
+                return AsyncHeld(self, self._believed(ticket))
         except BaseException:
             self._abandon(ticket)
             raise
@@ -279,14 +279,21 @@ class AsyncCore(Client):
     def _book(self, ticket: Ticket, session: AsyncSession) -> None:
         self._ledger.grant(ticket, session)
         ticket.since = time.time()
+        session.look_after()  # its timer may have fired since the answer, and seen nothing to do
 
     def _session_lost(self, session: AsyncSession, unanswered: list[Op]) -> None:
         for op in unanswered:
             _wake_all(self._ledger.unanswered(op))
         lost, woken = self._ledger.forget(session)
         _wake_all(woken)
-        if not self._closed:
-            tell_lost(lost)
+        tell_lost(lost, self._call_soon, quietly=self._closed)
+
+    def _call_soon(self, function: Callable[..., object], *args: object) -> None:
+        loop = self._sessions.loop if self._sessions is not None else None
+        if loop is None or loop.is_closed():
+            function(*args)
+        else:
+            loop.call_soon(function, *args)
 
     # -- questions -------------------------------------------------------------------------------
 

@@ -301,6 +301,11 @@ class AsyncSession:
 
     # -- heartbeats ------------------------------------------------------------------------------
 
+    def look_after(self) -> None:
+        """Have heartbeats from now on, because the session carries something."""
+        if self._timer is None and self.lost is None:
+            self._look_in(self.pulse.bounds.heartbeat)
+
     def _look_in(self, seconds: float) -> None:
         self._look_at = now() + seconds
         self._timer = self._loop.call_later(seconds, weakly(self._look))

@@ -13,7 +13,7 @@ from advlock import _plan
 from advlock._aloop import by
 from advlock._asession import AsyncSession
 from advlock._backoff import Backoff
-from advlock._connect import PATIENCE, unavailable
+from advlock._connect import PATIENCE, forks, unavailable
 from advlock._plan import Expired, Refused, SessionLost
 from advlock._wire import Wire
 from advlock.errors import DatabaseUnavailable, LockError
@@ -98,6 +98,16 @@ class AsyncSessions:
 
     async def _connect(self) -> AsyncSession:
         """Connect and set up; the session is then safe to lock on."""
+        while True:
+            before = forks()
+            session = await self._open()
+            if forks() == before:
+                session.when_lost(self._lost)
+                return session
+            # A child has a copy of the socket: see `_connecting.connect`.
+            session.end("the process forked meanwhile")
+
+    async def _open(self) -> AsyncSession:
         client = self._client
         try:
             connection = await psycopg.AsyncConnection.connect(
@@ -111,6 +121,7 @@ class AsyncSessions:
         try:
             plan = _plan.set_up(wire.pgconn.backend_pid, client._bounds)
             server = await by(self.loop.time() + PATIENCE, session.fetch(plan))
+            client._check_open()
             if client._meet(server):
                 self.end("the database moved to another server")
         except (SessionLost, Expired) as error:
@@ -120,7 +131,6 @@ class AsyncSessions:
             session.end("the set-up failed")
             raise
         client._learn_encoding(wire.parameter("server_encoding"))
-        session.when_lost(self._lost)
         return session
 
     # -- sessions that wait ----------------------------------------------------------------------
@@ -136,7 +146,7 @@ class AsyncSessions:
             return self._spares.pop()
         if len(self._dedicated) + 1 >= self._client.max_connections:
             return None
-        attempt = self.loop.create_task(self._connect())
+        attempt = self.loop.create_task(self._connect_dedicated())
         self._dedicated.add(attempt)
         try:
             session = await self._outcome(attempt, deadline)
@@ -148,6 +158,11 @@ class AsyncSessions:
             raise
         finally:
             self._dedicated.discard(attempt)
+        return session
+
+    async def _connect_dedicated(self) -> AsyncSession:
+        # Booked in the task itself, as the shared one is: whoever closes the client finds it.
+        session = await self._connect()
         self._dedicated.add(session)
         return session
 
@@ -186,13 +201,16 @@ class AsyncSessions:
 
     async def close(self, holds: Callable[[AsyncSession], bool]) -> None:
         """Close every session; those that `holds` names release their locks for certain first."""
-        if self._connecting is not None:
-            self._connecting.cancel()
-        for session in self._all():
-            if holds(session):
-                with contextlib.suppress(SessionLost, Expired, Refused):
-                    await by(self.loop.time() + 1.0, session.fetch(_plan.unlock_all()))
+        for attempt in (self._connecting, *self._dedicated):
+            if isinstance(attempt, asyncio.Task):
+                attempt.cancel()
+        goodbyes = [self._say_goodbye(session) for session in self._all() if holds(session)]
+        await asyncio.gather(*goodbyes)
         self.end("the client was closed")
+
+    async def _say_goodbye(self, session: AsyncSession) -> None:
+        with contextlib.suppress(SessionLost, Expired, Refused):
+            await by(self.loop.time() + 1.0, session.fetch(_plan.unlock_all()))
 
     def end(self, reason: str) -> None:
         """Close every session now; those that are being made go on."""

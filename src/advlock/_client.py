@@ -174,6 +174,19 @@ class Client:
             key=ticket.key,
         )
 
+    def _believed(self, ticket: Ticket) -> Ticket:
+        """Return a ticket that was granted; for a process that was stopped, too long ago.
+
+        Raises:
+            DatabaseUnavailable: nobody knows any more whether the server still holds it for us.
+        """
+        if ticket.session.vouches():
+            return ticket
+        raise DatabaseUnavailable(
+            f"{ticket.name!r} was granted, but that was too long ago to be believed: "
+            f"{ticket.session.why}; try again"
+        )
+
     def _check_held(self, ticket: Ticket) -> None:
         if ticket.state is LOST:
             raise self._lost(ticket)

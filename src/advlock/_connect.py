@@ -30,9 +30,28 @@ _HINTS: Final = (
     ("too many clients", "raise max_connections there, or close sessions that are not needed"),
     ("remaining connection slots", "raise max_connections there, or close unneeded sessions"),
     ("starting up", "try again in a moment"),
+    ("Too many open files", "raise the limit of open files (ulimit -n), or close some"),
+    ("start new thread", "raise the limit of threads (ulimit -u), or end some"),
     ("does not exist", "check the user and the database in {origin}"),
     ("timeout", "is the host right in {origin}, and reachable from here?"),
 )
+
+
+_forked = 0
+
+
+def forks() -> int:
+    """Tell how often this process has forked: what was being connected then, a child has, too."""
+    return _forked
+
+
+def _note_fork() -> None:
+    global _forked  # noqa: PLW0603 - one for each process
+    _forked += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_parent=_note_fork)
 
 
 def conninfo(dsn: str, application_name: str | None, bounds: Bounds) -> str:

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from advlock import _plan
-from advlock._connect import PATIENCE, unavailable
+from advlock._connect import PATIENCE, forks, unavailable
 from advlock._liveness import Pulse
 from advlock._plan import Expired, SessionLost
 from advlock._session import Session
 from advlock._waiter import new_waiter, wait_until, wake
 from advlock._wire import Wire
-from advlock.errors import LockError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,21 +31,30 @@ def connect(conninfo: str, dsn: Dsn, pulse: Pulse) -> tuple[Wire, Identity]:
         DatabaseUnavailable: no connection; the message says why and what to check.
         UnsafeServer: mutual exclusion cannot hold there.
     """
-    try:
-        wire = Wire(psycopg.Connection.connect(conninfo, autocommit=True))
-    except psycopg.Error as error:
-        raise unavailable(error, dsn) from None
-    session = Session(wire, pulse)
+    while True:
+        before = forks()
+        try:
+            wire = Wire(psycopg.Connection.connect(conninfo, autocommit=True))
+        except (psycopg.Error, OSError) as error:
+            raise unavailable(error, dsn) from None
+        identity = _set_up(wire, dsn, pulse)
+        if forks() == before:
+            return wire, identity
+        # A child has a copy of the socket, so that only a goodbye ends the session there: it
+        # would keep the locks of a parent that is killed.
+        wire.close()
+
+
+def _set_up(wire: Wire, dsn: Dsn, pulse: Pulse) -> Identity:
     try:
         plan = _plan.set_up(wire.pgconn.backend_pid, pulse.bounds)
-        identity = session.fetch(plan, time.monotonic() + PATIENCE)
-    except LockError:
-        wire.close()
-        raise
+        return Session(wire, pulse).fetch(plan, time.monotonic() + PATIENCE)
     except (SessionLost, Expired) as error:
         wire.close()
         raise unavailable(error, dsn) from None
-    return wire, identity
+    except BaseException:
+        wire.close()
+        raise
 
 
 class Connecting:
@@ -75,8 +83,15 @@ class Connecting:
             self.wire, self.identity = connect(conninfo, dsn, self.pulse)
         except BaseException as error:  # noqa: BLE001 - it is raised again in every caller
             self.error = self.error or error
-        self._done(self)
-        self._finish()
+        try:
+            self._done(self)
+        except BaseException as error:  # noqa: BLE001
+            # No descriptor or no thread to be had for looking after it.
+            self.error = unavailable(error, dsn)
+            if self.wire is not None:
+                self.wire.close()
+        finally:
+            self._finish()
 
     def give_up(self, error: Exception) -> None:
         """Tell everybody who waits that nothing will come of it."""

@@ -19,7 +19,7 @@ from advlock._waiter import new_waiter, wake
 from advlock.errors import DatabaseUnavailable, LockError, LockLost, LockNotHeld
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from advlock._holder import Holder
     from advlock._key import Key, Name
@@ -73,9 +73,9 @@ class Core(Client):
                 return again
             ticket = Ticket(key, name, shared=shared, owner=owner)
             if self._enter(ticket, wait) and self._try(ticket, soon):
-                return Held(self, ticket)
+                return Held(self, self._believed(ticket))
             if contend(self, ticket, deadline):
-                return Held(self, ticket)
+                return Held(self, self._believed(ticket))
             self._abandon(ticket)
         except Expired:
             self._abandon(ticket)
@@ -98,7 +98,7 @@ class Core(Client):
                 if not self._ledger.enter(ticket, queue=False):
                     return None
             if self._try(ticket, None):
-                return Held(self, ticket)
+                return Held(self, self._believed(ticket))
             self._abandon(ticket)
         except BaseException:
             self._abandon(ticket)
@@ -267,10 +267,10 @@ class Core(Client):
             lost, more = self._ledger.forget(session)
         _wake_all(woken)
         _wake_all(more)
-        if lost and not self._closed:
-            # Not here: this may be the thread that looks after every session of the process.
-            with contextlib.suppress(RuntimeError):  # the interpreter is shutting down
-                _thread.start_new_thread(tell_lost, (lost,))
+        if lost:
+            # Not here: this may be the thread that looks after every session of the process, and
+            # what the log and the callbacks do is somebody else's code.
+            _apart(tell_lost, lost, _apart, quietly=self._closed)
 
     def _carries(self, session: Session) -> bool:
         with self._mutex:
@@ -324,3 +324,11 @@ def _wake_all(tickets: Iterable[Ticket]) -> None:
     for ticket in tickets:
         if ticket.waker is not None:
             wake(ticket.waker)
+
+
+def _apart(function: Callable[..., object], *args: object, **options: object) -> None:
+    """Call `function` in a thread of its own; here, where there is no thread to be had."""
+    try:
+        _thread.start_new_thread(function, args, options)
+    except RuntimeError:
+        function(*args, **options)

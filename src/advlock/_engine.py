@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 
-from advlock import _plan
+from advlock import _plan, _watch
 from advlock._clock import now
 from advlock._plan import Expired, Refused, SessionLost, Unanswered
 from advlock._waiter import milliseconds, wake
@@ -51,6 +51,8 @@ class Engine:
         self._poll = select.poll()
         self._poll.register(wire.fd, select.POLLIN)
         self._mask = select.POLLIN
+        self._ears = select.poll()  # for looks: nothing but what the server says
+        self._ears.register(wire.fd, select.POLLIN)
         self._pending: deque[Op] = deque()
         # What the owner of the turn is in the middle of, so that a rescuer can go on from there.
         self._busy = False  # a request was sent whose answer is not booked yet
@@ -264,8 +266,13 @@ class Engine:
         """With the turn: the session is over. Close the socket; the server frees the locks."""
         if self.lost is None:
             self.lost = " ".join(reason.split())
-            log.debug("session ended: %s", self.lost, extra={"event": "session.ended"})
+            if log.isEnabledFor(logging.DEBUG):
+                # Elsewhere: a log handler is somebody's code, and may take its time.
+                _watch.elsewhere(self._say_ended)
         self._bury()
+
+    def _say_ended(self) -> None:
+        log.debug("session ended: %s", self.lost, extra={"event": "session.ended"})
 
     def _bury(self) -> None:
         """With the turn, after the end: close, and tell everybody. May be called again."""

@@ -123,22 +123,31 @@ def _call_back(ticket: Ticket) -> None:
             callback = ticket.on_lost.pop(0)
             try:
                 callback()
-            except Exception:
+            except (Exception, SystemExit):
                 log.exception(
                     "an on_lost callback failed", extra={"event": "lock.lost.callback_failed"}
                 )
 
 
-def tell_lost(tickets: list[Ticket]) -> None:
-    """Tell the holders of `tickets` that they are lost."""
+def tell_lost(tickets: list[Ticket], call: Callable[..., object], *, quietly: bool = False) -> None:
+    """Tell the holders of `tickets` that they are lost.
+
+    Args:
+        tickets: What was lost.
+        call: Has a function called, each time apart from everything else: no holder's callback
+            keeps the news from another.
+        quietly: Without a word in the log, because it was our own client that ended the session.
+    """
     for ticket in tickets:
-        log.warning(
-            "lock %r was lost: %s",
-            ticket.name,
-            ticket.session.why,
-            extra={"event": "lock.lost", "lock": ticket.name},
-        )
-        _call_back(ticket)
+        if not quietly:
+            log.warning(
+                "lock %r was lost: %s",
+                ticket.name,
+                ticket.session.why,
+                extra={"event": "lock.lost", "lock": ticket.name},
+            )
+        if ticket.on_lost:
+            call(_call_back, ticket)
 
 
 class Held(BaseHeld):

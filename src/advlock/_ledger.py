@@ -285,6 +285,8 @@ class Ledger:
                 slot.queue.remove(ticket)
         if ticket.state is not GONE and ticket.state is not LOST:
             ticket.state = state
+        if state is GONE:
+            ticket.on_lost = None  # nobody will be told, and it may lead in a circle
         return NOBODY if slot is None else self._promote(ticket.index, slot)
 
     def _promote(self, place: Index, slot: _Slot) -> Iterable[Ticket]:

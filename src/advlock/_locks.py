@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import warnings
 from typing import TYPE_CHECKING
 
-from advlock import _watch
 from advlock._client import names_of, wait_seconds
 from advlock._core import Core
 from advlock._held import Attempt, Hold, HoldAll
@@ -120,5 +120,16 @@ class Locks(Core):
 
     def __del__(self) -> None:
         if not getattr(self, "_closed", True) and self._sessions.open:
-            _watch.elsewhere(self.close)
+            self._close_elsewhere()
             warnings.warn(f"{self!r} was never closed", ResourceWarning, stacklevel=2)
+
+    def _close_elsewhere(self) -> None:
+        # A finalizer runs in whatever thread, under whatever lock, and must not wait there.
+        try:
+            _thread.start_new_thread(self._close_unwatched, ())
+        except RuntimeError:  # the interpreter is shutting down: the sockets close with it
+            self._sessions.disown()
+
+    def _close_unwatched(self) -> None:
+        self._sessions.hear_out()
+        self.close()

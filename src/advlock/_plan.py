@@ -210,12 +210,18 @@ def token() -> SessionPlan[int]:
 
     Makes the sequence that it is drawn from, once, where the role may create a schema.
     """
-    timeline, number = (yield Script((Step(_sql.DRAW_TOKEN, ("true",)),)))[0][0]
-    if number is None:
+    timeline, sound, number = (yield Script((Step(_sql.DRAW_TOKEN, ("true",)),)))[0][0][:3]
+    if number is None and sound is None:
         # Whether that works or not, what is there afterwards decides.
         with contextlib.suppress(Refused):
             yield Script(tuple(Step(sql) for sql in _sql.MAKE_FENCE))
-        timeline, number = (yield Script((Step(_sql.DRAW_TOKEN, ("false",)),)))[0][0]
+        timeline, sound, number = (yield Script((Step(_sql.DRAW_TOKEN, ("false",)),)))[0][0][:3]
+    if sound == "f":
+        raise LockError(
+            "no fencing token: advlock.fence is not a sequence that only rises. Drop it, or make "
+            "it one: ALTER SEQUENCE advlock.fence INCREMENT 1 CACHE 1 NO CYCLE MINVALUE 1 "
+            "MAXVALUE 140737488355327; and it must not be UNLOGGED"
+        )
     return (int(timeline or "0", 16) << _TIMELINE_SHIFT) | int(number or 0)
 
 
@@ -224,9 +230,10 @@ def judge_failed_token(refusal: Refused) -> LockError:
     if refusal.sqlstate != _NOT_ALLOWED:
         return server_error(refusal)
     return LockError(
-        f"no fencing token: {refusal.message}. Tokens of this database come from the sequence "
-        f"advlock.fence; let this role use it, too: GRANT USAGE ON SCHEMA advlock TO …; "
-        f"GRANT USAGE ON SEQUENCE advlock.fence TO …",
+        f"no fencing token: {refusal.message}. Where there is a sequence advlock.fence, all tokens "
+        f"come from it; let this role use it: GRANT USAGE ON SCHEMA advlock TO …; GRANT USAGE ON "
+        f"SEQUENCE advlock.fence TO …. The functions that are needed may be called by everybody, "
+        f"unless somebody has revoked that",
         sqlstate=refusal.sqlstate,
     )
 

@@ -54,6 +54,7 @@ class Session(Engine):
         super().__init__(wire, pulse, settle, on_lost)
         self._carries = carries
         self._heart = object()  # in whose name heartbeats take the turn
+        self._reader: dict[str, object] = {}  # who takes the answer to one
         self._turn: dict[str, object] = {}
         self._callers: deque[Any] = deque()  # who waits for the turn without an op
         self._rescued: object = None  # who left the turn to a rescuer
@@ -126,7 +127,7 @@ class Session(Engine):
                 self.distrust(HUNG_UP)
             return
         # What a dying server says and its hanging up are two things to read.
-        while self.lost is None and self._poll.poll(0):
+        while self.lost is None and self._ears.poll(0):
             if self.wire.hung_up():
                 self._end(self.wire.reason())
 
@@ -162,7 +163,7 @@ class Session(Engine):
     def hear_out(self) -> None:
         """Wait for the answer to a heartbeat; for a thread that is its own watcher."""
         while self.listening:
-            self._poll.poll(max(0.0, self.pulse.left(now())) * 1000)
+            self._ears.poll(max(0.0, self.pulse.left(now())) * 1000)
             self._listen()
             if self.listening and not self.vouches():
                 self._give_up()
@@ -180,12 +181,17 @@ class Session(Engine):
             self._leave(self._heart)
 
     def _listen(self) -> None:
+        me = object()
+        if self._reader.setdefault("who", me) is not me:
+            return  # a client that is being dropped has somebody else hear it out
         try:
             if self.wire.receive() is None:
                 return
             self.pulse.confirm(self._asked)
         except psycopg.Error as error:
             self._end(self.wire.reason(error))
+        finally:
+            self._reader.clear()
         self._busy = False
         self._leave(self._heart)
 
@@ -303,9 +309,13 @@ class Session(Engine):
 
     # -- the end ----------------------------------------------------------------------------------
 
+    def doom(self, reason: str) -> None:
+        """Have the session end as soon as whoever talks to the server is through."""
+        self._doomed = self._doomed or reason
+
     def close(self, reason: str) -> None:
         """End the session, after what is in flight; a wait on the server is cut short."""
-        self._doomed = reason
+        self.doom(reason)
         if self.listening:
             _watch.prod()  # it need not wait for the answer to its heartbeat
         me = object()

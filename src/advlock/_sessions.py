@@ -7,7 +7,7 @@ import contextlib
 import copy
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from advlock import _plan, _watch
 from advlock._backoff import Backoff
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from advlock._client import Client
     from advlock._ledger import Op, Ticket
+
+# How long a server may take to confirm what close() releases, in seconds.
+_GOODBYE: Final = 1.0
 
 
 class Sessions:
@@ -60,7 +63,7 @@ class Sessions:
             Expired: `deadline` passed first.
             DatabaseUnavailable, UnsafeServer: the attempt failed.
         """
-        while self.shared is None:
+        while (shared := self.shared) is None:
             with self._mutex:
                 self._client._check_open()
                 pause = self._backoff.pause(time.monotonic())
@@ -73,7 +76,7 @@ class Sessions:
                     raise copy.copy(attempt.error)
             elif pause:
                 _sleep(pause, deadline)
-        return self.shared
+        return shared
 
     def _start(self, done: Callable[[Connecting], Any]) -> Connecting:
         client = self._client
@@ -101,9 +104,10 @@ class Sessions:
         if moved:
             self._leave_behind()
         self._client._learn_encoding(wire.parameter("server_encoding"))
-        attempt.session = Session(wire, attempt.pulse, self._settle, self._lost, self._carries)
-        _watch.watch(attempt.session)
-        return attempt.session
+        session = Session(wire, attempt.pulse, self._settle, self._lost, self._carries)
+        _watch.watch(session)
+        attempt.session = session
+        return session
 
     def _leave_behind(self) -> None:
         """With the mutex: give up the sessions on a server that was replaced."""
@@ -205,11 +209,23 @@ class Sessions:
         for attempt in everything:
             if isinstance(attempt, Connecting):
                 attempt.give_up(LockError("the client was closed; make a new one"))
-        for session in (s for s in everything if isinstance(s, Session)):
+        sessions = [one for one in everything if isinstance(one, Session)]
+        limit = time.monotonic() + _GOODBYE
+        for session in sessions:
             if holds(session):
+                patience = max(limit, time.monotonic() + _GOODBYE / 10)
                 with contextlib.suppress(SessionLost, Expired, Refused):
-                    session.fetch(_plan.unlock_all(), time.monotonic() + 1.0)
+                    session.fetch(_plan.unlock_all(), patience)
+        for session in sessions:  # all at once, or a silent server would be waited for each time
+            session.doom("the client was closed")
+        for session in sessions:
             session.close("the client was closed")
+
+    def hear_out(self) -> None:
+        """Take over heartbeats that are under way, for a client that nobody watches any more."""
+        for session in (self.shared, *self._dedicated):
+            if isinstance(session, Session):
+                session.hear_out()
 
     def disown(self) -> None:
         """In a forked child: let go of the parent's sessions without a word to the server."""

@@ -195,16 +195,35 @@ ORDER BY held.granted DESC, 7, held.pid
 # id, with its WAL forced to disk in the same statement. Which of the two is decided where it is
 # drawn: so two clients cannot differ, and who may not use the sequence gets an error. $1: draw
 # nothing where the sequence is missing and we could make it.
+# The last column forces the log to disk where that is behind: the value may have been covered by
+# what another session has logged, and has not flushed yet (tests/conformance/test_fencing.py).
 DRAW_TOKEN: Final[LiteralString] = """
 SELECT pg_catalog.substr(pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8),
+       fence.is_sound,
        CASE
-           WHEN fence.oid IS NOT NULL THEN pg_catalog.nextval(fence.oid) | (1::int8 << 47)
+           WHEN fence.is_sound THEN pg_catalog.nextval(fence.oid) | (1::int8 << 47)
+           WHEN fence.oid IS NOT NULL THEN NULL
            WHEN $1::bool AND pg_catalog.has_database_privilege(
                     pg_catalog.current_database(), 'CREATE') THEN NULL
            WHEN pg_catalog.pg_logical_emit_message(true, 'advlock', '') IS NOT NULL
                 THEN pg_catalog.pg_current_xact_id()::text::int8
+       END,
+       CASE
+           WHEN fence.is_sound
+                AND pg_catalog.pg_current_wal_insert_lsn() > pg_catalog.pg_current_wal_flush_lsn()
+                THEN pg_catalog.pg_logical_emit_message(true, 'advlock', '')
        END
-FROM (SELECT pg_catalog.to_regclass('advlock.fence')) AS fence(oid)
+FROM (
+    SELECT found.oid,
+           CASE WHEN found.oid IS NOT NULL THEN EXISTS (
+               SELECT FROM pg_catalog.pg_class AS class
+               JOIN pg_catalog.pg_sequence AS sequence ON sequence.seqrelid = class.oid
+               WHERE class.oid = found.oid AND class.relpersistence = 'p'
+                 AND sequence.seqincrement = 1 AND sequence.seqcache = 1 AND NOT sequence.seqcycle
+                 AND sequence.seqmin > 0 AND sequence.seqmax < 1::int8 << 47)
+           END
+    FROM (SELECT pg_catalog.to_regclass('advlock.fence')) AS found(oid)
+) AS fence(oid, is_sound)
 """
 
 # The one thing that advlock ever creates. Two may do so at once: the second statement lets them

@@ -47,17 +47,22 @@ class Watcher:
     def __init__(self) -> None:
         self._mutex = _thread.allocate_lock()
         self._watched: dict[int, _Watched] = {}
-        self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self._epoll = select.epoll()
-        self._epoll.register(self._wake_r, select.EPOLLIN)
         self._thread: int | None = None
+        self._epoll = select.epoll()
+        try:
+            self._wake_r, self._wake_w = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            self._epoll.close()
+            raise
+        self._epoll.register(self._wake_r, select.EPOLLIN)
 
     def watch(self, session: Session) -> None:
         """Look after `session` until it is lost or forgotten."""
+        one = _Watched(session)
         with self._mutex:
-            self._watched[id(session)] = _Watched(session)
             if self._thread is None:
-                self._thread = _thread.start_new_thread(self._run, ())
+                self._thread = _thread.start_new_thread(self._run_to_the_end, ())
+            self._watched[id(session)] = one
         self.prod()
 
     def prod(self) -> None:
@@ -74,6 +79,16 @@ class Watcher:
         self._epoll.close()
         os.close(self._wake_r)
         os.close(self._wake_w)
+
+    def _run_to_the_end(self) -> None:
+        try:
+            with self._mutex:
+                pass  # whoever started us has something for us
+            self._run()
+        finally:
+            # Also after something like MemoryError: the next session starts another thread.
+            if self._thread == _thread.get_ident():
+                self._thread = None
 
     def _run(self) -> None:
         heard: dict[int, int] = {}

@@ -15,7 +15,7 @@ from advlock._key import Key
 from advlock._ledger import ASKING, HELD, QUEUED, RELEASING, Op, Ticket
 from advlock._liveness import Bounds
 from advlock._plan import Identity, Nap, Refused, Try, Turn, Unanswered, Wait, Waited
-from advlock.errors import DatabaseUnavailable, TooManyLocks, UnsafeServer
+from advlock.errors import DatabaseUnavailable, LockError, TooManyLocks, UnsafeServer
 
 OUT_OF_MEMORY = Refused("53200", "out of shared memory")
 
@@ -179,7 +179,7 @@ def test_a_former_primary_is_recognised(now: Identity, before: Identity, behind:
 
 def test_a_token_has_the_timeline_above_the_number() -> None:
     """Ten is the timeline in hexadecimal, and one round trip is all it takes."""
-    asked, token = drive(_plan.token(), [[("0000000A", "5")]])
+    asked, token = drive(_plan.token(), [[("0000000A", "t", "5", None)]])
 
     assert (len(asked), token) == (1, (10 << 48) + 5)
 
@@ -188,11 +188,20 @@ def test_a_token_has_the_timeline_above_the_number() -> None:
 def test_the_sequence_is_made_once_and_what_is_there_then_decides(made: Any) -> None:
     """Whether it could be made or not, the token comes from the second draw."""
     asked, token = drive(
-        _plan.token(), [[("00000001", None)]], made, [[("00000001", str(1 << 47))]]
+        _plan.token(),
+        [[("00000001", None, None, None)]],
+        made,
+        [[("00000001", "t", str(1 << 47), None)]],
     )
 
     assert [script.steps[0].params for script in asked] == [("true",), (), ("false",)]
     assert token == (1 << 48) + (1 << 47)
+
+
+def test_a_sequence_that_may_go_backward_is_refused() -> None:
+    """Neither a token nor another source: whoever made it has to mend it."""
+    with pytest.raises(LockError, match="CACHE 1"):
+        drive(_plan.token(), [[("00000001", "f", None, None)]])
 
 
 def test_a_sequence_that_we_may_not_use_is_an_error_that_says_what_to_grant() -> None:
