@@ -28,7 +28,7 @@ autodoc_type_aliases = {"Name": "Name", "Seconds": "Seconds", "Scheme": "Scheme"
 # Nitpicky, but nothing on the network: what is not ours is not looked up.
 nitpick_ignore_regex = [
     ("py:.*", r"(asyncio|collections|datetime|psycopg|threading|types|typing)\b.*"),
-    ("py:.*", r"(Connection|AsyncConnection|Name|Scheme|Seconds|Self)"),
+    ("py:.*", r"(Connection|AsyncConnection|Name|Liveness|Scheme|Seconds|Self)"),
     ("py:.*", r"(datetime|timedelta|Awaitable|Callable|Iterable|Path|Sequence)"),
     # What a `with` statement enters; nobody names them.
     ("py:.*", r"(advlock\._a?held\.)?(Async)?(Hold|HoldAll|Attempt)"),

@@ -114,7 +114,7 @@ class Client:
 
     @property
     def lease(self) -> float | None:
-        """Within so many seconds it lets go of those of a frozen process; None: never."""
+        """Within so many seconds it lets go of a frozen process; None for never."""
         return self._bounds.lease
 
     def _meet(self, server: Identity) -> bool:
