@@ -14,6 +14,8 @@ import sys
 import time
 from typing import Any
 
+import psycopg
+
 from advlock import AsyncLocks, LockLost, Locks
 
 DSN, NAME = "", ""
@@ -177,6 +179,36 @@ def forks_inside_a_block(driver: Driver) -> None:
     told()
 
 
+def forks_while_it_connects(driver: Driver) -> None:
+    """Have a child from between the connection's making and its use, and hold."""
+    module = psycopg.Connection if driver.is_sync else psycopg.AsyncConnection
+    connect, children = module.connect, list[int]()
+
+    def have_a_child() -> None:
+        if children:
+            return
+        children.append(os.fork())
+        if not children[0]:
+            for descriptor in (0, 1, 2):
+                os.close(descriptor)
+            time.sleep(60)
+            os._exit(0)
+        say(f"child {children[0]}")
+
+    def connects(*args: Any, **kwargs: Any) -> Any:
+        connection = connect(*args, **kwargs)
+        have_a_child()
+        return connection
+
+    async def aconnects(*args: Any, **kwargs: Any) -> Any:
+        connection = await connect(*args, **kwargs)  # type: ignore[misc]
+        have_a_child()
+        return connection
+
+    module.connect = connects if driver.is_sync else aconnects  # type: ignore
+    holds(driver)
+
+
 ROLES = {
     "holds": holds,
     "believes": believes,
@@ -188,6 +220,7 @@ ROLES = {
     "fork-sys-exit": lambda driver: in_child(driver, child_sys_exits),
     "fork-return": lambda driver: in_child(driver, child_returns),
     "fork-block": forks_inside_a_block,
+    "fork-connecting": forks_while_it_connects,
 }
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -134,18 +136,45 @@ async def test_on_lost_is_called_once(world: World, dsn: str, name: str, admin: 
 
 
 async def test_a_normal_end_is_no_loss(world: World, dsn: str, name: str) -> None:
-    """Nobody is told of a loss when a lock is released, or its client closed."""
+    """Nobody is told of a loss when a lock is released, nor when its client is closed later."""
     client, actor = world.client(dsn), world.actor()
     told: list[Any] = []
     context = client.hold(name)
     held = await actor.enter(context)
     held.on_lost(told.append)
     await actor.exit(context)
-    other = client.hold(f"{name}-2")
-    held = await actor.enter(other)
-    held.on_lost(told.append)
     await actor.call(client.close)
+    await world.pause(0.05)
     assert told == []
+
+
+@pytest.mark.parametrize("world", ["sync"], indirect=True)
+@pytest.mark.parametrize("raises", [True, False])
+async def test_a_callback_holds_up_no_other_lock(
+    world: World, dsn: str, name: str, admin: Admin, raises: bool
+) -> None:
+    """One that exits, or waits for ever, is alone with it."""
+    client, actor, over = world.client(dsn), world.actor(), threading.Event()
+    contexts = [client.hold(f"{name}-{number}") for number in range(3)]
+    helds = [await actor.enter(context) for context in contexts]
+    told: list[Any] = []
+    begun: list[Any] = []
+
+    def in_the_way(held: Any) -> None:
+        begun.append(held)
+        sys.exit(1) if raises else over.wait(10)
+
+    for held in helds:
+        held.on_lost(in_the_way)
+        held.on_lost(told.append)
+    try:
+        await lose(admin, f"{name}-0")
+        await aeventually(lambda: len(begun) == 3, within=1)
+    finally:
+        over.set()
+    for context in contexts:
+        with pytest.raises(LockLost):
+            await actor.exit(context)
 
 
 async def test_somebody_elses_unlock_is_noticed(

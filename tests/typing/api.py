@@ -14,6 +14,8 @@ def sync(dsn: str, conn: psycopg.Connection) -> None:
     """What `Locks` hands out."""
     with advlock.Locks(dsn, namespace="billing", keys="hashtext", max_connections=2) as locks:
         assert_type(locks, advlock.Locks)
+        assert_type(locks.liveness, float)
+        assert_type(locks.lease, float | None)
         with locks.hold("nightly", wait="30s", shared=True, reentrant=True) as held:
             assert_type(held, advlock.Held)
             assert_type(held.token(), int)
@@ -42,7 +44,10 @@ def sync(dsn: str, conn: psycopg.Connection) -> None:
 
 async def asynchronous(dsn: str, conn: psycopg.AsyncConnection) -> None:
     """What `AsyncLocks` hands out."""
-    async with advlock.AsyncLocks(dsn) as locks:
+    async with advlock.AsyncLocks(dsn, liveness="30s", lease=15) as locks:
+        async with locks.hold("nightly", cancel_on_lost=True) as sure:
+            assert_type(sure, advlock.AsyncHeld)
+            assert_type(sure.lost, bool)
         assert_type(locks, advlock.AsyncLocks)
         async with locks.hold("nightly") as held:
             assert_type(held, advlock.AsyncHeld)
