@@ -251,6 +251,7 @@ class AsyncCore(Client):
 
     def _drop(self, ticket: Ticket) -> None:
         """Release a ticket whose handle was garbage-collected, wherever that happened."""
+        ticket.withdrawn = True  # its owner does not hold it any more, though the server may
         loop = self._sessions.loop if self._sessions is not None else None
         if loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(self._release_quietly, ticket)

@@ -37,21 +37,25 @@ _HINTS: Final = (
 )
 
 
-_forked = 0
+_forks = 0
 
 
 def forks() -> int:
-    """Tell how often this process has forked: what was being connected then, a child has, too."""
-    return _forked
+    """Count the forks of this process, at their beginning and at their end.
+
+    What is connected while it changes, or is odd, a child may have a copy of: a session that
+    lives on there, with its locks, when this process is killed.
+    """
+    return _forks
 
 
 def _note_fork() -> None:
-    global _forked  # noqa: PLW0603 - one for each process
-    _forked += 1
+    global _forks  # noqa: PLW0603 - one for each process
+    _forks += 1
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_parent=_note_fork)
+    os.register_at_fork(before=_note_fork, after_in_parent=_note_fork, after_in_child=_note_fork)
 
 
 def conninfo(dsn: str, application_name: str | None, bounds: Bounds) -> str:

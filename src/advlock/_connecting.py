@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import _thread
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from advlock._liveness import Bounds
     from advlock._plan import Identity
 
+_A_MOMENT: Final = 0.001  # seconds, about what a fork takes
+
 
 def connect(conninfo: str, dsn: Dsn, pulse: Pulse) -> tuple[Wire, Identity]:
     """Connect and set up; the session is then safe to lock on. Returns also which server it is.
@@ -32,7 +34,8 @@ def connect(conninfo: str, dsn: Dsn, pulse: Pulse) -> tuple[Wire, Identity]:
         UnsafeServer: mutual exclusion cannot hold there.
     """
     while True:
-        before = forks()
+        while (before := forks()) % 2:
+            time.sleep(_A_MOMENT)
         try:
             wire = Wire(psycopg.Connection.connect(conninfo, autocommit=True))
         except (psycopg.Error, OSError) as error:

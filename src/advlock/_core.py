@@ -230,6 +230,7 @@ class Core(Client):
 
     def _drop(self, ticket: Ticket) -> None:
         """Release a ticket whose handle was garbage-collected, wherever that happened."""
+        ticket.withdrawn = True  # its owner does not hold it any more, though the server may
         with contextlib.suppress(RuntimeError):  # the interpreter is shutting down
             _thread.start_new_thread(self._release_quietly, (ticket,))
 

@@ -205,7 +205,7 @@ def forks_while_it_connects(driver: Driver) -> None:
         have_a_child()
         return connection
 
-    module.connect = connects if driver.is_sync else aconnects  # type: ignore
+    module.connect = connects if driver.is_sync else aconnects  # type: ignore[assignment]
     holds(driver)
 
 

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ import pytest
 from waiting import aeventually
 
 from advlock import LockLost, _asession, _session, _watch
+from advlock._acore import AsyncCore
 from advlock._clock import now
 from advlock._liveness import Bounds, Pulse
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from psycopg import Connection
+
+    from advlock._ledger import Ticket
 
     from .worlds import World
 
@@ -186,6 +190,32 @@ async def test_what_was_waited_for_is_kept_alive_too(
     await actor.exit(context)
 
 
+@pytest.mark.parametrize("world", ["async"], indirect=True)
+async def test_a_timer_that_fires_just_before_the_booking(
+    world: World, dsn: str, name: str, rival: Admin, admin: Admin, off: Patch
+) -> None:
+    """A session that waited carries nothing yet when it is looked at; it has heartbeats after."""
+    book = AsyncCore._book
+
+    def late(client: AsyncCore, ticket: Ticket, session: _asession.AsyncSession) -> None:
+        if session._timer is not None:
+            session._timer.cancel()
+        session._look()
+        book(client, ticket, session)
+
+    off.setattr(AsyncCore, "_book", late)
+    client, actor = world.client(dsn, liveness=LIVENESS), world.actor()
+    one(rival, "SELECT pg_advisory_lock(hashtextextended(%s, 0))", name)
+    context = client.hold(name)
+    pending = actor.entering(context)
+    await is_waiting(admin, name)
+    one(rival, "SELECT pg_advisory_unlock(hashtextextended(%s, 0))", name)
+    held = await soon(pending)
+    await world.pause(1.5 * BOUNDS.trust)
+    assert not held.lost
+    await actor.exit(context)
+
+
 async def test_an_idle_client_is_silent(
     world: World, dsn: str, name: str, admin: Admin, application: str
 ) -> None:
@@ -238,6 +268,47 @@ async def test_without_the_watcher_it_is_noticed_late(
     """The control: nobody listens to the socket of an idle session."""
     off.setattr(_watch.Watcher, "_listen", lambda *_: None)
     await turns_red(check_told_at_once(world, dsn, name, admin))
+
+
+@pytest.mark.parametrize("world", ["sync"], indirect=True)
+async def test_a_log_that_blocks_holds_up_no_heartbeat(
+    world: World, dsn: str, name: str, admin: Admin
+) -> None:
+    """A handler waits, at DEBUG, over the end of a session: another client's lock is kept alive."""
+    broken, other = world.client(dsn), world.client(dsn, liveness=LIVENESS)
+    first, second = world.actors(2)
+    context, bystander = broken.hold(name), other.hold(f"{name}-other")
+    await first.enter(context)
+    held = await second.enter(bystander)
+    with blocked_log() as begun:
+        terminate(admin, *holding(admin, name))
+        await aeventually(begun.is_set)
+        await world.pause(1.5 * BOUNDS.trust)
+        assert not held.lost
+    with pytest.raises(LockLost):
+        await first.exit(context)
+    await second.exit(bystander)
+
+
+@contextlib.contextmanager
+def blocked_log() -> Iterator[threading.Event]:
+    """Let whoever logs wait until the block ends; what is yielded is set when somebody does."""
+    begun, over, log = threading.Event(), threading.Event(), logging.getLogger("advlock")
+
+    class Handler(logging.Handler):
+        def emit(self, _: logging.LogRecord) -> None:
+            begun.set()
+            over.wait(10)
+
+    handler, level = Handler(), log.level
+    log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    try:
+        yield begun
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+        over.set()
 
 
 @pytest.mark.parametrize("world", ["sync"], indirect=True)

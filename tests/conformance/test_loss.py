@@ -148,28 +148,40 @@ async def test_a_normal_end_is_no_loss(world: World, dsn: str, name: str) -> Non
     assert told == []
 
 
-@pytest.mark.parametrize("world", ["sync"], indirect=True)
-@pytest.mark.parametrize("raises", [True, False])
-async def test_a_callback_holds_up_no_other_lock(
-    world: World, dsn: str, name: str, admin: Admin, raises: bool
+async def test_a_callback_that_exits_stops_no_other(
+    world: World, dsn: str, name: str, admin: Admin
 ) -> None:
-    """One that exits, or waits for ever, is alone with it."""
-    client, actor, over = world.client(dsn), world.actor(), threading.Event()
+    """`sys.exit()` in one of them neither ends the loop nor keeps anybody from being told."""
+    client, actor = world.client(dsn), world.actor()
     contexts = [client.hold(f"{name}-{number}") for number in range(3)]
     helds = [await actor.enter(context) for context in contexts]
     told: list[Any] = []
-    begun: list[Any] = []
-
-    def in_the_way(held: Any) -> None:
-        begun.append(held)
-        sys.exit(1) if raises else over.wait(10)
-
     for held in helds:
-        held.on_lost(in_the_way)
+        held.on_lost(lambda _: sys.exit(1))
         held.on_lost(told.append)
+    await lose(admin, f"{name}-0")
+    await aeventually(lambda: len(told) == len(helds), within=1)
+    assert set(told) == set(helds)
+    for context in contexts:
+        with pytest.raises(LockLost):
+            await actor.exit(context)
+
+
+@pytest.mark.parametrize("world", ["sync"], indirect=True)
+async def test_a_callback_that_waits_holds_up_no_other_lock(
+    world: World, dsn: str, name: str, admin: Admin
+) -> None:
+    """Each lock's callbacks have a thread of their own."""
+    client, actor, over = world.client(dsn), world.actor(), threading.Event()
+    contexts = [client.hold(f"{name}-{number}") for number in range(3)]
+    helds = [await actor.enter(context) for context in contexts]
+    begun: list[Any] = []
+    for held in helds:
+        held.on_lost(begun.append)
+        held.on_lost(lambda _: over.wait(10))
     try:
         await lose(admin, f"{name}-0")
-        await aeventually(lambda: len(begun) == 3, within=1)
+        await aeventually(lambda: len(begun) == len(helds), within=1)
     finally:
         over.set()
     for context in contexts:
