@@ -11,7 +11,7 @@ from advlock._held import BaseHeld, Entry, each, join_errors, refuse_generator
 from advlock.errors import ConfigError, LockError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -76,10 +76,17 @@ class _AsyncEntry(Entry[H]):
 
     _client: AsyncLocks
 
-    def __init__(
-        self, client: Any, name: Any, *, cancel_on_lost: bool = False, **settings: Any
+    def __init__(  # noqa: PLR0913 - as `Entry`
+        self,
+        client: Any,
+        name: Any,
+        *,
+        wait: float | None = None,
+        shared: bool = False,
+        reentrant: bool = False,
+        cancel_on_lost: bool = False,
     ) -> None:
-        super().__init__(client, name, **settings)
+        super().__init__(client, name, wait=wait, shared=shared, reentrant=reentrant)
         self._cancel_on_lost = cancel_on_lost
         self._guard: _Guard | None = None
 
@@ -107,17 +114,17 @@ class _AsyncEntry(Entry[H]):
         self, kind: type[BaseException] | None, body: BaseException | None, tb: TracebackType | None
     ) -> None:
         held, self._held = self._held, None
-        guard, self._guard = self._guard, None
         self._free.append(True)
-        ours = guard is not None and guard.leave(body)
-        errors: list[LockError] = []
+        ours = self._guard is not None and self._guard.leave(body)
+        self._guard = None
+        errors: Sequence[LockError] = ()
         try:
             if isinstance(held, AsyncHeld):
                 await self._client._let_go(held)
             else:
                 errors = await self._client._let_go_all(each(held))
         except LockError as failure:
-            errors = [failure]
+            errors = (failure,)
         for error in errors:
             if ours:  # the task was cancelled because of this
                 raise error from body

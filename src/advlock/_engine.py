@@ -190,14 +190,13 @@ class Engine:
         A server that is asked what it cannot block on answers at once, or is not there any more:
         the session is given up when the trust in it ends. A patient script has no such limit.
         """
-        limit = None if self._patient else self._limit()
         while True:
             mask = select.POLLIN | select.POLLOUT if self.wire.unsent else select.POLLIN
             if mask != self._mask:
                 self._poll.modify(self.wire.fd, mask)
                 self._mask = mask
-            if not (again or self._poll.poll(self._slice(deadline, limit))):
-                self._check_silence(deadline, limit)
+            if not (again or self._poll.poll(self._slice(deadline))):
+                self._check_silence(deadline)
                 continue
             try:
                 answer = self.wire.receive()
@@ -209,16 +208,14 @@ class Engine:
                 return answer
             again = False
 
-    def _limit(self) -> float:
-        age = now() - self._asked
-        return time.monotonic() + self.pulse.patience(self._asked) - age
-
-    def _slice(self, deadline: float | None, limit: float | None) -> float | None:
+    def _slice(self, deadline: float | None) -> float | None:
         # A patient wait is cut short by a cancel; another one looks up now and then.
-        left = milliseconds(deadline, limit)
-        return left if limit is None or left is None else min(left, _LOOK_UP)
+        left = None if deadline is None else milliseconds(deadline)
+        if self._patient:
+            return left
+        return _LOOK_UP if left is None or left > _LOOK_UP else left
 
-    def _check_silence(self, deadline: float | None, limit: float | None) -> None:
+    def _check_silence(self, deadline: float | None) -> None:
         """Judge that the server has said nothing for a while.
 
         Raises:
@@ -226,8 +223,9 @@ class Engine:
             Expired: the caller's time is up; the request goes on.
         """
         self._check()
-        if limit is not None and time.monotonic() >= limit:
-            self._end(f"the server did not answer for {now() - self._asked:.1f} s")
+        silent = now() - self._asked
+        if not self._patient and silent >= self.pulse.patience(self._asked):
+            self._end(f"the server did not answer for {silent:.1f} s")
             raise SessionLost(self.lost)
         if deadline is not None and time.monotonic() >= deadline:
             raise Expired

@@ -40,11 +40,6 @@ def wait_until(waiter: Any, deadline: float | None) -> None:
         raise Expired
 
 
-def milliseconds(deadline: float | None, limit: float | None) -> float | None:
-    """Return what `poll` takes for the earlier of two moments."""
-    if limit is None:
-        if deadline is None:
-            return None
-    elif deadline is None or limit < deadline:
-        deadline = limit
+def milliseconds(deadline: float) -> float:
+    """Return what `poll` takes for a moment."""
     return max(0.0, deadline - time.monotonic()) * 1000 + 0.5

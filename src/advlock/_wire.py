@@ -44,7 +44,7 @@ _HEARTBEAT: Final = _sql.HEARTBEAT.encode()
 _CANCEL_LIMIT: Final = 0.25  # seconds; on a working network it takes one or two thousandths
 _STOP_LIMIT: Final = 0.1
 _SYNC: Final = pq.ExecStatus.PIPELINE_SYNC
-_ERROR: Final = pq.ExecStatus.FATAL_ERROR  # libpq's word for any error
+_ERROR: Final = int(pq.ExecStatus.FATAL_ERROR)  # libpq's word for any error
 _FATAL: Final = (b"FATAL", b"PANIC")
 HUNG_UP: Final = "the server closed the session"
 # How libpq says so, and in front of it what the server said itself.

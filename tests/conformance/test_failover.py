@@ -16,7 +16,7 @@ from advlock.embedded._account import Account
 from advlock.embedded._postmaster import Postmaster
 
 from .databases import connect
-from .helpers import backends, holding, is_waiting, no_locks, one, soon, terminate
+from .helpers import backends, holding, is_waiting, no_locks, one, soon, terminate, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +77,7 @@ async def test_sessions_that_are_terminated(
     pending = [second.entering(dedicated)]
     waiter = await is_waiting(admin, name)
     terminate(admin, *waiter)
-    await aeventually(lambda: (pids := holding_or_waiting(admin, name)) and pids != waiter)
+    await aeventually(lambda: (pids := waiting(admin, name)) and pids != waiter)
     assert not own.lost
     one(rival, "SELECT pg_advisory_unlock(hashtextextended(%s, 0))", name)
     waited = await soon(pending[0])
@@ -96,13 +96,6 @@ async def test_sessions_that_are_terminated(
         await first.exit(shared)
     await second.exit(dedicated)
     await third.exit(more)
-
-
-def holding_or_waiting(admin: Admin, name: str) -> list[int]:
-    """Who waits, without the one who holds."""
-    holders = holding(admin, name)
-    rows = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-    return [pid for (pid,) in admin.execute(rows) if pid not in holders]
 
 
 # -- a server ends ---------------------------------------------------------------------------------
