@@ -55,6 +55,14 @@ def private_cluster(server: Server) -> Iterator[Cluster]:
         yield cluster
 
 
+@contextmanager
+def steady_cluster(server: Server) -> Iterator[Cluster]:
+    """Start a cluster that keeps its address over a restart: that of its Unix socket."""
+    with private_cluster(server) as cluster:
+        cluster._settings |= {"port": str(cluster.port), "listen_addresses": ""}
+        yield cluster
+
+
 def ask_for_passwords(cluster: Cluster, role: str, password: str) -> None:
     """Make a role that has to prove itself."""
     with psycopg.connect(cluster.dsn(), autocommit=True) as session:

@@ -25,7 +25,7 @@ log = logging.getLogger("advlock")
 
 _A_WHILE: Final = 1.0  # seconds
 # Not EPOLLIN: ordinary answers, which have somebody else who waits for them, do not wake us
-# (tests/postgres/test_network.py). Once: a session that somebody is about to bury is heard once.
+# (tests/postgres/test_sockets.py). Once: a session that somebody is about to bury is heard once.
 # Not poll(2): a socket that is closed while it is polled stays open until the poll returns.
 _ONLY_ITS_END: Final = getattr(select, "EPOLLRDHUP", 0) | getattr(select, "EPOLLONESHOT", 0)
 _ANSWERS: Final = _ONLY_ITS_END | getattr(select, "EPOLLIN", 0)

@@ -7,12 +7,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-import pytest
-from clusters import SETTINGS, hot_standby, private_cluster, temporary_home
+from clusters import hot_standby, private_cluster, steady_cluster
 from waiting import eventually
 
 from advlock.cli.exits import Exit
-from advlock.embedded._cluster import Cluster
 
 from .helpers import WORKER, Cli, Running, sessions
 
@@ -37,18 +35,6 @@ def commands(dsn: str) -> Iterator[Cli]:
         cli.close()
 
 
-@contextmanager
-def restartable(server: Server) -> Iterator[Cluster]:
-    """A cluster that has the same address after a restart: its Unix socket."""
-    if server.cluster is None:
-        pytest.skip("the binaries of the server of ADVLOCK_TEST_DSN are out of reach")
-    with temporary_home() as home:
-        cluster = Cluster(server.cluster.bindir, home / "restartable", settings=SETTINGS)
-        cluster.init()
-        cluster.start()
-        yield cluster
-
-
 def waiting(cli: Cli, name: str, *options: str) -> Running:
     """Start somebody who waits, and see him wait."""
     started = cli.start("run", *options, name, "--", "sh", "-c", "echo $ADVLOCK_TOKEN")
@@ -65,7 +51,7 @@ def lost(started: Running, name: str) -> None:
 def test_waiters_outlast_a_restart(server: Server, name: str) -> None:
     """They try again until the server is there, time is up, or a signal comes; `-n` does not."""
     slots = f"{name}-slots"
-    with restartable(server) as cluster, commands(cluster.dsn()) as cli:
+    with steady_cluster(server) as cluster, commands(cluster.dsn()) as cli:
         holder = cli.start("run", name, "--", *WORKER)
         slotted = cli.start("run", "--slots", "1", slots, "--", *WORKER)
         holder.worker()

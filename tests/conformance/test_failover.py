@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from clusters import hot_standby, private_cluster
+from clusters import hot_standby, steady_cluster
 from waiting import aeventually, eventually
 
 from advlock import DatabaseUnavailable, LockLost
@@ -19,8 +18,6 @@ from .databases import connect
 from .helpers import backends, holding, is_waiting, no_locks, one, soon, terminate, waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from servers import Server
 
     from advlock.embedded._cluster import Cluster
@@ -29,14 +26,6 @@ if TYPE_CHECKING:
     from .worlds import World
 
 AT_ONCE = 0.5  # seconds
-
-
-@contextmanager
-def steady_cluster(server: Server) -> Iterator[Cluster]:
-    """Start a cluster that keeps its address over a restart: that of its Unix socket."""
-    with private_cluster(server) as cluster:
-        cluster._settings |= {"port": str(cluster.port), "listen_addresses": ""}
-        yield cluster
 
 
 def address(*clusters: Cluster) -> str:
