@@ -45,6 +45,7 @@ class Lane:
         self._open.set()
         self._latency = self._jitter = self._last_due = 0.0
         self._lingers = False
+        self._under_way = 0  # chunks that were taken and not passed on yet
         self.dropped = False
         self.ended = False  # the source has hung up
         self.over = False  # the sink was told so, or is gone
@@ -61,6 +62,7 @@ class Lane:
             if not (self.dropped or self.over or (self._lingers and not data)):
                 late = self._latency + random.uniform(0, self._jitter)  # noqa: S311
                 self._last_due = max(self._last_due, loop.time() + late)
+                self._under_way += 1
                 self._queue.put_nowait((self._last_due, data))
         self.ended = True
         self._changed()
@@ -72,13 +74,17 @@ class Lane:
             due, data = await self._queue.get()
             await asyncio.sleep(due - loop.time())
             await self._open.wait()
-            if self.dropped:
-                continue
-            if data:
+            if data and not self.dropped:
                 with contextlib.suppress(OSError):
                     await loop.sock_sendall(self._sink, data)
-            else:
+            elif not self.dropped:
                 self.half_close()
+            self._under_way -= 1
+
+    @property
+    def has_said_all(self) -> bool:
+        """Whether the source has hung up, and the sink was given everything it said."""
+        return self.ended and not self._under_way
 
     def freeze(self) -> None:
         """Keep what comes."""
@@ -215,6 +221,8 @@ class Switchboard:
             for connection in self._present:
                 for lane in connection.lanes("both"):
                     lane.heal()
+        elif verb == "ended":
+            return f"ok {sum(one.down.has_said_all for one in self._present)}"
         elif verb != "count":
             await self._strike(verb, *rest)
         return f"ok {len(self._present)}"
@@ -288,6 +296,10 @@ class Proxy:
     def count(self) -> int:
         """How many connections there are."""
         return self._tell("count")
+
+    def ended(self) -> int:
+        """On how many of them the server has hung up, and all that it said was passed on."""
+        return self._tell("ended")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from waiting import eventually
 
 from advlock._liveness import Bounds
 
@@ -51,6 +52,7 @@ def test_the_first_look_after_a_stop_sees_what_the_server_did(
         stage.proxy.heal()
         stage.terminate_holder()
         stage.await_event("token", successor)
+        eventually(stage.proxy.ended, message="the proxy did not pass the server's goodbye on")
         assert time.monotonic() - stopped_at < 0.3 * BOUNDS.trust, "it is the clock that will tell"
         stage.crew.thaw(holder)
         stage.await_event("lost", holder)
