@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import re
 import socket
-import subprocess
 import time
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from waiting import eventually
 
 from advlock.embedded._account import Account
 from advlock.embedded._cluster import Cluster
@@ -20,10 +17,10 @@ from advlock.embedded._temporary import TemporaryHome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from servers import Server
 
-PGBOUNCER = Path("/usr/sbin/pgbouncer")
 SETTINGS = {
     "fsync": "off",
     "max_connections": "20",
@@ -94,51 +91,6 @@ def hot_standby(primary: Cluster) -> Iterator[Cluster]:
         yield standby
     finally:
         standby.destroy()
-
-
-@contextmanager
-def pgbouncer(server: Server, mode: str) -> Iterator[str]:
-    """Start a PgBouncer in front of `server`; yield its address, a DSN without a database."""
-    if not PGBOUNCER.exists():
-        pytest.skip("PgBouncer is not installed")
-    target = psycopg.conninfo.conninfo_to_dict(server.superuser_dsn)
-    upstream = " ".join(f"{word}={target[word]}" for word in ("host", "port", "user"))
-    with temporary_home() as home:
-        settings = {
-            "listen_addr": "127.0.0.1",
-            "listen_port": str(free_port()),
-            "unix_socket_dir": "",
-            "auth_type": "any",
-            "pool_mode": mode,
-            "default_pool_size": "4",
-            "logfile": "",
-        }
-        lines = [f"[databases]\n* = {upstream}\n[pgbouncer]"]
-        lines += [f"{name} = {value}" for name, value in settings.items()]
-        config = home / "pgbouncer.ini"
-        config.write_text("\n".join(lines) + "\n")
-        with bouncer_process(str(config)) as process:
-            dsn = f"host=127.0.0.1 port={settings['listen_port']} user={target['user']}"
-            eventually(lambda: process.poll() is not None or answers(f"{dsn} dbname=postgres"))
-            assert process.poll() is None, process.communicate()
-            yield dsn
-
-
-@contextmanager
-def bouncer_process(config: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run PgBouncer as the account that may; it ends with the block."""
-    account = Account.current()
-    switch: dict[str, Any] = {}
-    if account.foreign:
-        switch = {"user": account.uid, "group": account.gid, "extra_groups": []}
-    output = subprocess.DEVNULL
-    command = [PGBOUNCER, "-q", config]
-    process = subprocess.Popen(command, stdout=output, stderr=output, cwd="/", **switch)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 def answers(dsn: str) -> bool:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import secrets
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
+from bouncers import bouncer_before
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from waiting import eventually
+
+from .pooled import Pooler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from psycopg import Connection
+    from servers import Server
 
 _END = "SELECT count(pg_terminate_backend(pid)) FROM unnest(%s::int[]) pid"
 _LEFT = "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY (%s::int[])"
@@ -53,3 +58,21 @@ def table(connect: Callable[..., Connection[Any]]) -> Iterator[str]:
     session.execute(f"CREATE TABLE {name} (id int) WITH (autovacuum_enabled = false)")
     yield name
     session.execute(f"DROP TABLE {name}")
+
+
+@pytest.fixture
+def pooler(server: Server, dsn: str) -> Iterator[Callable[..., Pooler]]:
+    """Start PgBouncers before the test database; they and their clients end with the test.
+
+    They reach the server over TCP, as most do: on a Unix socket the server ignores some settings.
+    """
+    dbname = str(conninfo_to_dict(dsn)["dbname"])
+    with ExitStack() as stack:
+
+        def _pooler(mode: str, **settings: object) -> Pooler:
+            upstream = server.tcp_dsn("postgres")
+            return Pooler(
+                stack.enter_context(bouncer_before(upstream, mode, **settings)), dbname, stack
+            )
+
+        yield _pooler

@@ -51,6 +51,22 @@ def expected(ops: list[str], keys: list[int], foreign: int) -> list[bool]:
 
 
 @pytest.mark.parametrize("prepare", [False, True], ids=["unprepared", "prepared"])
+@pytest.mark.parametrize("source", ["", "FROM unnest(ARRAY[1, 2, 3])"], ids=["one", "many"])
+def test_a_condition_without_columns_decides_before_any_lock(
+    connect: Connect, key: int, source: str, *, prepare: bool
+) -> None:
+    """`WHERE pg_backend_pid() = …` is decided once, first: elsewhere nothing runs, at home all."""
+    session = connect()
+    sql = f"SELECT pg_try_advisory_lock({key}) {source} WHERE pg_backend_pid() = %s::int"
+    home = one(session, "SELECT pg_backend_pid()")
+    for _ in range(7):  # from the sixth on, a prepared statement may be planned without the values
+        assert session.execute(sql, (home + 1,), prepare=prepare).fetchall() == []
+        assert one(session, MY_LOCKS) == 0
+    granted = session.execute(sql, (home,), prepare=prepare).fetchall()
+    assert granted == [(True,)] * (3 if source else 1)
+
+
+@pytest.mark.parametrize("prepare", [False, True], ids=["unprepared", "prepared"])
 def test_a_batch_over_unnest_runs_in_order_and_once(
     connect: Connect, key: int, *, prepare: bool
 ) -> None:
