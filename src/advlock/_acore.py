@@ -12,7 +12,9 @@ from advlock._aheld import AsyncHeld
 from advlock._aloop import by
 from advlock._asessions import AsyncSessions
 from advlock._client import GRACE, Client, at_least, timeout
+from advlock._connect import ended_at_once
 from advlock._contend import acontend
+from advlock._draw import adraw
 from advlock._held import tell_lost
 from advlock._ledger import FORKED, HELD, RELEASING, Op, Ticket
 from advlock._plan import Expired, Refused, SessionLost
@@ -50,7 +52,7 @@ class AsyncCore(Client):
         if sessions is not None:
             sessions.end("its event loop was closed")
         self._sessions = AsyncSessions(
-            self, loop, self._settle, self._session_lost, self._ledger.carries
+            self, loop, self._settle, self._session_lost, self._ledger.carried
         )
         return self._sessions
 
@@ -182,9 +184,9 @@ class AsyncCore(Client):
             try:
                 return await future if deadline is None else await by(deadline, future)
             except SessionLost as error:
+                self._pooler_may_differ = True
                 if attempt == 2:  # noqa: PLR2004
-                    msg = f"the server ended a new session at once: {error}; try again"
-                    raise DatabaseUnavailable(msg) from None
+                    raise ended_at_once(error) from None
         raise AssertionError
 
     # -- releasing -------------------------------------------------------------------------------
@@ -275,7 +277,7 @@ class AsyncCore(Client):
             if ticket.withdrawn:
                 self._release(ticket)
         elif op.releases and self._sessions is not None and session is not self._sessions.shared:
-            session._loop.call_soon(self._sessions.retire, session)
+            session.loop.call_soon(self._sessions.retire, session)
 
     def _book(self, ticket: Ticket, session: AsyncSession) -> None:
         self._ledger.grant(ticket, session)
@@ -324,13 +326,13 @@ class AsyncCore(Client):
         if key is not None and sessions.shared is not None:
             with contextlib.suppress(Expired, LockError):
                 holders = await self._ask_holders(key, self._bind().loop.time() + GRACE)
-        return timeout(name, key, wait, holders)
+        return timeout(name, key, wait, holders, pinned=self._pinned)
 
     async def _token(self, ticket: Ticket) -> int:
         if ticket.token is None:
             self._check_held(ticket)
             try:
-                token = await ticket.session.fetch(_plan.token())
+                token = await adraw(ticket.session, self._conninfo(), self._dsn)
             except SessionLost:
                 raise self._lost(ticket) from None
             except Refused as refusal:

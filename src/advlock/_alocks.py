@@ -87,7 +87,7 @@ class AsyncLocks(AsyncCore):
         self._closed = True
         waiting = [t.waker for t in self._ledger.tickets() if t.waker is not None]
         if self._sessions is not None:
-            await self._sessions.close(self._ledger.carries)
+            await self._sessions.close(self._ledger.carried)
         for waker in waiting:
             wake(waker)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextlib
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from advlock._plan import Expired
@@ -34,6 +36,28 @@ def stop_and_close(wire: Wire, loop: AbstractEventLoop, stopped: Future[None]) -
     wire.close()
     with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
         loop.call_soon_threadsafe(_resolve, stopped)
+
+
+def in_a_thread(function: Callable[..., R], *args: object) -> Future[R]:
+    """Call `function`, which may wait, in a thread of its own; the loop's executor is others'."""
+    future: Future[R] = asyncio.get_running_loop().create_future()
+    _thread.start_new_thread(_report, (future, function, args))
+    return future
+
+
+def _report(future: Future[R], function: Callable[..., R], args: tuple[object, ...]) -> None:
+    tell: Callable[[], None]
+    try:
+        tell = partial(_give, future, function(*args))
+    except Exception as error:  # noqa: BLE001 - it is raised where the future is awaited
+        tell = partial(fail, future, error)
+    with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+        future.get_loop().call_soon_threadsafe(tell)
+
+
+def _give(future: Future[R], outcome: R) -> None:
+    if not future.done():
+        future.set_result(outcome)
 
 
 def _resolve(future: Future[None]) -> None:

@@ -47,15 +47,15 @@ class AsyncSession:
         loop: AbstractEventLoop,
         bounds: Bounds,
         settle: Callable[[Op, AsyncSession, bool | Exception], Any] | None = None,
-        carries: Callable[[AsyncSession], bool] | None = None,
+        carried: Callable[[AsyncSession], Sequence[object]] | None = None,
     ) -> None:
         self.wire = wire
         self.pulse = Pulse(bounds)
         self.lost: str | None = None
-        self._loop = loop
+        self.loop = loop
         self._thread = _thread.get_ident()
         self._settle = settle
-        self._carries = carries
+        self._carried = carried
         self._on_lost: Callable[[AsyncSession, list[Op]], Any] | None = None
         self._pending: deque[Op] = deque()
         self._scripts: deque[tuple[_plan.Script, Future[Answer]]] = deque()
@@ -86,7 +86,7 @@ class AsyncSession:
         The future fails with `SessionLost` when the session ends first. Cancelling it does not
         take the request back.
         """
-        future: Future[bool] = self._loop.create_future()
+        future: Future[bool] = self.loop.create_future()
         op.waiter = future
         if self.lost is not None:
             future.set_exception(SessionLost(self.lost))
@@ -98,7 +98,7 @@ class AsyncSession:
                 self._next()
             else:
                 # Not at once: the other tasks that are ready now come along in the same request.
-                self._loop.call_soon(self._next)
+                self.loop.call_soon(self._next)
         return future
 
     async def fetch(self, plan: _plan.SessionPlan[R]) -> R:
@@ -127,7 +127,7 @@ class AsyncSession:
             raise
 
     def _exchange(self, script: _plan.Script) -> Future[Answer]:
-        future: Future[Answer] = self._loop.create_future()
+        future: Future[Answer] = self.loop.create_future()
         if self.lost is not None:
             future.set_exception(SessionLost(self.lost))
             return future
@@ -169,7 +169,7 @@ class AsyncSession:
         if self._doubt is None:
             self._doubt = why
             with contextlib.suppress(RuntimeError):  # the loop was closed
-                self._loop.call_soon_threadsafe(self.end, why)
+                self.loop.call_soon_threadsafe(self.end, why)
 
     def looks_alive(self) -> bool:
         """Look at the socket, without waiting: False once the server has hung up."""
@@ -194,6 +194,7 @@ class AsyncSession:
         self._asked = now()
         try:
             self._patient = False
+            self._prepare_to_send()
             if self._pending:
                 self._ops = ops = self._take()
                 self._alone = len(ops) == 1
@@ -204,12 +205,14 @@ class AsyncSession:
                 self.wire.send_script(script)
             else:
                 self._busy = False
+                if self.wire.restless and not self.wire.carried:
+                    self._beat()  # the transaction need not go on
                 return
         except psycopg.Error as error:
             self.end(self.wire.reason(error))
             return
         if self.wire.unsent:
-            self._loop.add_writer(self.wire.fd, weakly(self._writable))
+            self.loop.add_writer(self.wire.fd, weakly(self._writable))
         if self._timer is None:
             self._look_in(self.pulse.bounds.heartbeat)
 
@@ -223,7 +226,7 @@ class AsyncSession:
     def _writable(self) -> None:
         self._readable()
         if self.lost is None and not self.wire.unsent:
-            self._loop.remove_writer(self.wire.fd)
+            self.loop.remove_writer(self.wire.fd)
 
     def _readable(self) -> None:
         try:
@@ -254,7 +257,7 @@ class AsyncSession:
         try:
             verdicts: Sequence[bool | Exception] = answer.verdicts()
         except Refused as refusal:
-            self._recovery = self._loop.create_task(self._recover(refusal))
+            self._recovery = self.loop.create_task(self._recover(refusal))
             return
         self._hand_out(verdicts)
 
@@ -279,7 +282,7 @@ class AsyncSession:
         if self._pending:
             # Whoever was just woken comes along. Otherwise they and those who asked meanwhile would
             # take turns for ever, in two requests where one would do.
-            self._loop.call_soon(self._next)
+            self.loop.call_soon(self._next)
         else:
             self._next()
 
@@ -288,8 +291,9 @@ class AsyncSession:
         try:
             plan = _plan.recover(self._ops, refusal)
             script = next(plan)
-            self._script = future = self._loop.create_future()
+            self._script = future = self.loop.create_future()
             self._asked = now()
+            self._prepare_to_send()
             self.wire.send_script(script)
             try:
                 plan.send((await future).rows())
@@ -308,7 +312,7 @@ class AsyncSession:
 
     def _look_in(self, seconds: float) -> None:
         self._look_at = now() + seconds
-        self._timer = self._loop.call_later(seconds, weakly(self._look))
+        self._timer = self.loop.call_later(seconds, weakly(self._look))
 
     def _look(self) -> None:
         """Ask for a sign of life where one is due; give up what has been silent for too long."""
@@ -318,25 +322,34 @@ class AsyncSession:
         if blocked := self._blocked():
             log.warning(blocked.removeprefix("; "), extra={"event": "loop.blocked"})
         heartbeat = self.pulse.bounds.heartbeat
-        carries = self._carries is not None and self._carries(self)
+        carries = bool(self.carried())
         waits = self.wire.expects and not self._patient
         if carries and not self.vouches():
             self.end(self.why)
         elif waits and now() - self._asked >= self.pulse.bounds.trust:
-            self.end(f"the server did not answer for {self.pulse.bounds.trust:.1f} s")
-        elif carries or waits or self.pulse.bounds.lease is not None:
+            self.end(f"{self.wire.silence} for {self.pulse.bounds.trust:.1f} s")
+        elif carries or waits or (self.pulse.bounds.lease is not None and not self.wire.pinned):
             if not self._busy and self.pulse.due(now()):
                 self._beat()
             left = self.pulse.left(now()) if carries else heartbeat
             self._look_in(min(heartbeat, max(left, 0.0)))
 
+    def carried(self) -> Sequence[object]:
+        """List what it holds, as far as that is booked."""
+        return () if self._carried is None else self._carried(self)
+
     def _beat(self) -> None:
         self._busy = self._beating = True
         self._asked = now()
         try:
+            self._prepare_to_send()
             self.wire.send_heartbeat()
         except psycopg.Error as error:
             self.end(self.wire.reason(error))
+
+    def _prepare_to_send(self) -> None:
+        if self.wire.pinned:
+            self.wire.carried = self.carried()
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -345,15 +358,15 @@ class AsyncSession:
         if self.lost is not None:
             return
         self.lost = " ".join(reason.split())
-        if not self._loop.is_closed():
-            self._loop.remove_reader(self.wire.fd)
-            self._loop.remove_writer(self.wire.fd)
+        if not self.loop.is_closed():
+            self.loop.remove_reader(self.wire.fd)
+            self.loop.remove_writer(self.wire.fd)
         if self._timer is not None:
             self._timer.cancel()
         if cancel and self.wire.expects:
             # Telling the server takes a connection of its own, which the loop must not wait for.
-            self._stopped = self._loop.create_future()
-            _thread.start_new_thread(stop_and_close, (self.wire, self._loop, self._stopped))
+            self._stopped = self.loop.create_future()
+            _thread.start_new_thread(stop_and_close, (self.wire, self.loop, self._stopped))
         else:
             self.wire.close()
         log.debug("session ended: %s", self.lost, extra={"event": "session.ended"})

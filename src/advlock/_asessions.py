@@ -7,23 +7,22 @@ import contextlib
 import copy
 from typing import TYPE_CHECKING, Any
 
-import psycopg
-
 from advlock import _plan
+from advlock._aconnecting import connect
 from advlock._aloop import by
 from advlock._asession import AsyncSession
 from advlock._backoff import Backoff
-from advlock._connect import PATIENCE, forks, unavailable
+from advlock._client import POOL_STAYS_FULL
 from advlock._plan import Expired, Refused, SessionLost
-from advlock._wire import Wire
 from advlock.errors import DatabaseUnavailable, LockError
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from advlock._client import Client
     from advlock._ledger import Op
+    from advlock._wire import Wire
 
 
 class AsyncSessions:
@@ -35,14 +34,14 @@ class AsyncSessions:
         loop: AbstractEventLoop,
         settle: Callable[[Op, AsyncSession, bool | Exception], Any],
         when_lost: Callable[[AsyncSession, list[Op]], Any],
-        carries: Callable[[AsyncSession], bool],
+        carried: Callable[[AsyncSession], Sequence[object]],
     ) -> None:
         self.loop = loop
         self.shared: AsyncSession | None = None
         self._client = client
         self._settle = settle
         self._when_lost = when_lost
-        self._carries = carries
+        self._carried = carried
         self._connecting: Task[AsyncSession] | None = None
         self._backoff = Backoff()
         self._dedicated: set[AsyncSession | Task[AsyncSession]] = set()
@@ -71,6 +70,7 @@ class AsyncSessions:
                     await by(deadline, asyncio.sleep(pause))
                     continue
                 self._connecting = self.loop.create_task(self._connect_shared())
+                self._connecting.add_done_callback(_seen)
             await self._outcome(self._connecting, deadline)
         return self.shared
 
@@ -98,41 +98,21 @@ class AsyncSessions:
 
     async def _connect(self) -> AsyncSession:
         """Connect and set up; the session is then safe to lock on."""
-        while True:
-            while (before := forks()) % 2:  # noqa: ASYNC110 - it is over in a thousandth
-                await asyncio.sleep(0.001)
-            session = await self._open()
-            if forks() == before:
-                session.when_lost(self._lost)
-                return session
-            # A child has a copy of the socket: see `_connecting.connect`.
-            session.end("the process forked meanwhile")
-
-    async def _open(self) -> AsyncSession:
         client = self._client
+        pooler = client._pooler_still(connected=self.shared is not None)
+        session, made = await connect(client._conninfo(), client._dsn, self._session, pooler)
         try:
-            connection = await psycopg.AsyncConnection.connect(
-                client._conninfo(),
-                autocommit=True,
-            )
-        except (psycopg.Error, OSError) as error:
-            raise unavailable(error, client._dsn) from None
-        wire = Wire(connection)
-        session = AsyncSession(wire, self.loop, client._bounds, self._settle, self._carries)
-        try:
-            plan = _plan.set_up(wire.pgconn.backend_pid, client._bounds)
-            server = await by(self.loop.time() + PATIENCE, session.fetch(plan))
             client._check_open()
-            if client._meet(server):
+            if client._meet(made):
                 self.end("the database moved to another server")
-        except (SessionLost, Expired) as error:
-            session.end("the set-up failed")
-            raise unavailable(error, client._dsn) from None
         except BaseException:
-            session.end("the set-up failed")
+            session.end("the client does not want it")
             raise
-        client._learn_encoding(wire.parameter("server_encoding"))
+        session.when_lost(self._lost)
         return session
+
+    def _session(self, wire: Wire) -> AsyncSession:
+        return AsyncSession(wire, self.loop, self._client._bounds, self._settle, self._carried)
 
     # -- sessions that wait ----------------------------------------------------------------------
 
@@ -145,18 +125,23 @@ class AsyncSessions:
         """
         if self._spares:
             return self._spares.pop()
-        if len(self._dedicated) + 1 >= self._client.max_connections:
+        full = self.loop.time() < self._client._full_until
+        if full or len(self._dedicated) + 1 >= self._client.max_connections:
             return None
         attempt = self.loop.create_task(self._connect_dedicated())
         self._dedicated.add(attempt)
+        soon = self._client._soon(self.loop.time(), deadline)
         try:
-            session = await self._outcome(attempt, deadline)
+            session = await self._outcome(attempt, deadline if soon is None else soon)
         except DatabaseUnavailable:
             return None
-        except BaseException:
+        except BaseException as error:
             attempt.add_done_callback(_close_unwanted)
             attempt.cancel()
-            raise
+            if soon is None or not isinstance(error, Expired):
+                raise
+            self._client._full_until = self.loop.time() + POOL_STAYS_FULL
+            return None
         finally:
             self._dedicated.discard(attempt)
         return session
@@ -164,6 +149,9 @@ class AsyncSessions:
     async def _connect_dedicated(self) -> AsyncSession:
         # Booked in the task itself, as the shared one is: whoever closes the client finds it.
         session = await self._connect()
+        if session.wire.pinned:
+            session.end("nobody waits on one of those")
+            raise DatabaseUnavailable(session.why)
         self._dedicated.add(session)
         return session
 
@@ -200,7 +188,7 @@ class AsyncSessions:
     def _all(self) -> list[AsyncSession]:
         return [s for s in (self.shared, *self._dedicated) if isinstance(s, AsyncSession)]
 
-    async def close(self, holds: Callable[[AsyncSession], bool]) -> None:
+    async def close(self, holds: Callable[[AsyncSession], Sequence[object]]) -> None:
         """Close every session; those that `holds` names release their locks for certain first."""
         for attempt in (self._connecting, *self._dedicated):
             if isinstance(attempt, asyncio.Task):
@@ -222,6 +210,12 @@ class AsyncSessions:
         """In a forked child: let go of the parent's sessions without a word to the server."""
         for session in self._all():
             session.disown()
+
+
+def _seen(attempt: Task[AsyncSession]) -> None:
+    # Everybody who waited for it may have given up meanwhile: that is nothing to warn about.
+    if not attempt.cancelled():
+        attempt.exception()
 
 
 def _close_unwanted(attempt: Task[AsyncSession]) -> None:

@@ -26,15 +26,21 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from typing import TypeAlias
 
+    from advlock._connecting import Connected
     from advlock._holder import Holder
     from advlock._key import Name
-    from advlock._plan import Identity, Refused
+    from advlock._plan import Refused
+    from advlock._pooling import Verdict
+    from advlock._set_up import Identity
 
     Seconds: TypeAlias = float | str | timedelta | None
     Liveness: TypeAlias = float | str | timedelta
 
 # The server ends a wait by itself; this is how long its word may take to reach us, in seconds.
 GRACE: Final = 0.04
+# How long a pooler may let a waiter wait for a session, and a pool counts as used up; in seconds.
+_POOLER_S_PATIENCE: Final = 0.5
+POOL_STAYS_FULL: Final = 10.0
 _MOST_KNOWN: Final = 4096
 _SCHEMES: Final = get_args(Scheme)
 _clients: weakref.WeakSet[Client] = weakref.WeakSet()
@@ -72,6 +78,10 @@ class Client:
         self._known: dict[str, Key] = {}  # what names became, with these settings and encoding
         self._can_wait_on_server = True
         self._server: Identity | None = None  # where we were connected last
+        self._pooler: Verdict | None = None  # what stood in between
+        self._pooler_may_differ = False  # since a session has ended
+        self._pinned = False  # whether a transaction is around what holds locks
+        self._full_until = 0.0  # so long a pooler is not asked for sessions to wait on
         self._closed = False
         self._reset()
         _clients.add(self)
@@ -117,12 +127,13 @@ class Client:
         """Within so many seconds it lets go of a frozen process; None for never."""
         return self._bounds.lease
 
-    def _meet(self, server: Identity) -> bool:
-        """Note which server a new session is on; tell whether those before it were elsewhere.
+    def _meet(self, made: Connected) -> bool:
+        """Note where a new session leads to; tell whether those before it led elsewhere.
 
         Raises:
             DatabaseUnavailable: it is a former primary that we have seen replaced.
         """
+        server = made.server
         known, moved = self._server, self._server not in (None, server)
         if known is not None and server.is_behind(known):
             raise DatabaseUnavailable(
@@ -131,7 +142,30 @@ class Client:
                 f"DSN, or end it; if it is to be used again, make a new client"
             )
         self._server = server
+        self._pooler = made.pooler
+        self._pooler_may_differ = False
+        self._pinned = made.wire.pinned
+        self._learn_encoding(made.wire.parameter("server_encoding"))
         return moved
+
+    def _pooler_still(self, *, connected: bool) -> Verdict | None:
+        """What is known of the pooler, as far as it holds for a new session.
+
+        Args:
+            connected: Whether the session is there that it was found with. Without it the pooler
+                may have been configured anew; pinning is right whatever it does.
+        """
+        known = self._pooler
+        holds = known is not None and not self._pooler_may_differ and (known.pins or connected)
+        return known if holds else None
+
+    def _soon(self, now: float, deadline: float | None) -> float | None:
+        """Until when a pooler may let a waiter wait for a session; None for no such limit.
+
+        Until then nobody looks whether the lock is free.
+        """
+        soon = now + _POOLER_S_PATIENCE
+        return None if self._pooler is None or (deadline and deadline <= soon) else soon
 
     def _learn_encoding(self, server_encoding: str) -> None:
         self._encoding = pg_encoding(server_encoding)
@@ -246,12 +280,16 @@ def _bounds(liveness: Liveness, lease: Seconds) -> Bounds:
     return Bounds(live, None if lease is None else read("lease", lease, SHORTEST_LEASE))
 
 
-def timeout(name: Name, key: Key | None, wait: float, holders: Sequence[Holder]) -> LockTimeout:
+def timeout(
+    name: Name, key: Key | None, wait: float, holders: Sequence[Holder], *, pinned: bool = False
+) -> LockTimeout:
     """Make the error of a wait that was not long enough; it says who is in the way."""
     by = "; ".join(str(holder) for holder in holders if not holder.waiting)
+    unknown = "the server could not say in time who holds it"
+    if pinned:
+        unknown += ", or the pooler had no server connection to give"
     return LockTimeout(
-        f"{name!r} was not free within {wait:g} s: "
-        + (f"held by {by}" if by else "the server could not say in time who holds it"),
+        f"{name!r} was not free within {wait:g} s: " + (f"held by {by}" if by else unknown),
         name=name,
         key=key,
         wait=wait,

@@ -19,6 +19,10 @@ PATIENCE: Final = 10.0
 
 _LIBPQ_S_OWN_HINT: Final = "Is the server running"
 
+_POOL_IS_USED_UP: Final = (
+    "the pooler has no server connection to give: every client that holds locks through it keeps "
+    "one. Raise default_pool_size there, or give advlock the server's own address"
+)
 _HINTS: Final = (
     ("password authentication failed", "check the user and the password in {origin}"),
     ("no password supplied", "put a password into {origin}, PGPASSWORD or ~/.pgpass"),
@@ -27,6 +31,9 @@ _HINTS: Final = (
     ("no pg_hba.conf entry", "ask the server's administrator for an entry in pg_hba.conf"),
     ("refused", "is PostgreSQL running there, and is the port right in {origin}?"),
     ("No such file or directory", "is PostgreSQL running there? Or name a host in {origin}"),
+    ("query_wait_timeout", _POOL_IS_USED_UP),
+    ("gave no server connection", _POOL_IS_USED_UP),
+    ("no more connections allowed", "raise max_client_conn in the pooler, or close some"),
     ("too many clients", "raise max_connections there, or close sessions that are not needed"),
     ("remaining connection slots", "raise max_connections there, or close unneeded sessions"),
     ("starting up", "try again in a moment"),
@@ -81,11 +88,18 @@ def conninfo(dsn: str, application_name: str | None, bounds: Bounds) -> str:
     return make_conninfo(dsn, **settings)
 
 
+def ended_at_once(why: Exception) -> DatabaseUnavailable:
+    """Say that not even a new session was of use."""
+    hint = next((hint for sign, hint in _HINTS if sign in str(why)), "try again")
+    return DatabaseUnavailable(f"the server ended a new session at once: {why} — {hint}")
+
+
 def unavailable(error: BaseException, dsn: _dsn.Dsn) -> DatabaseUnavailable:
     """Say in one line why there is no session, without the password, and what to check."""
     lines = [line.strip() for line in str(error).splitlines()]
     said = [line for line in lines if line and not line.startswith(_LIBPQ_S_OWN_HINT)]
-    text = _dsn.redact_text("; ".join(said) or type(error).__name__, dsn.conninfo)
+    silent = f"no answer within {PATIENCE:g} s (timeout)"
+    text = _dsn.redact_text("; ".join(said) or silent, dsn.conninfo)
     origin = dsn.origin or "the DSN"
     hint = next((hint for sign, hint in _HINTS if sign in text), "check {origin}")
     return DatabaseUnavailable(

@@ -17,9 +17,14 @@ from advlock.errors import DatabaseUnavailable
 if TYPE_CHECKING:
     from advlock._acore import AsyncCore
     from advlock._asession import AsyncSession
+    from advlock._client import Client
     from advlock._core import Core
     from advlock._ledger import Ticket
     from advlock._session import Session
+
+
+def _wait_for(client: Client, ticket: Ticket, left: float | None) -> _plan.SessionPlan[bool]:
+    return _plan.wait_for(ticket, left, client._bounds, pooled=client._pooler is not None)
 
 
 # -- sync ------------------------------------------------------------------------------------------
@@ -80,7 +85,7 @@ def _nap(ticket: Ticket, seconds: float, deadline: float | None) -> bool:
 
 
 def _wait_on_server(client: Core, ticket: Ticket, deadline: float | None) -> Waited:
-    if not client._can_wait_on_server:
+    if client._pinned or not client._can_wait_on_server:
         return Waited.IMPOSSIBLE
     if deadline is not None and deadline <= time.monotonic():
         return Waited.TIME_IS_UP
@@ -96,7 +101,7 @@ def _wait_on(
 ) -> Waited:
     limit = None if deadline is None else deadline + GRACE
     try:
-        if session.fetch(_plan.wait_for(ticket, left, client._bounds), limit):
+        if session.fetch(_wait_for(client, ticket, left), limit):
             client._book(ticket, session)
             return Waited.GRANTED
         client._sessions.retire(session)
@@ -168,7 +173,7 @@ async def _anap(client: AsyncCore, ticket: Ticket, seconds: float, deadline: flo
 
 async def _await_on_server(client: AsyncCore, ticket: Ticket, deadline: float | None) -> Waited:
     sessions = client._bind()
-    if not client._can_wait_on_server:
+    if client._pinned or not client._can_wait_on_server:
         return Waited.IMPOSSIBLE
     if deadline is not None and deadline <= sessions.loop.time():
         return Waited.TIME_IS_UP
@@ -188,7 +193,7 @@ async def _await_on(
 ) -> Waited:
     limit = None if deadline is None else deadline + GRACE
     try:
-        if await by(limit, session.fetch(_plan.wait_for(ticket, left, client._bounds))):
+        if await by(limit, session.fetch(_wait_for(client, ticket, left))):
             client._book(ticket, session)
             return Waited.GRANTED
         client._bind().retire(session)

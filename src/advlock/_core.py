@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 from advlock import _plan
 from advlock._client import GRACE, Client, at_least, timeout
+from advlock._connect import ended_at_once
 from advlock._contend import contend
+from advlock._draw import draw
 from advlock._held import Held, tell_lost
-from advlock._ledger import FORKED, HELD, RELEASING, Op, Ticket
+from advlock._ledger import FORKED, HELD, QUEUED, RELEASING, Op, Ticket
 from advlock._plan import Expired, Refused, SessionLost
 from advlock._sessions import Sessions
-from advlock._waiter import new_waiter, wake
+from advlock._waiter import new_waiter, wait, wake
 from advlock.errors import DatabaseUnavailable, LockError, LockLost, LockNotHeld
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ class Core(Client):
 
     def _reset(self) -> None:
         self._mutex = threading.Lock()
-        self._sessions = Sessions(self, self._settle, self._session_lost, self._carries)
+        self._sessions = Sessions(self, self._settle, self._session_lost, self._carried)
 
     def _disown_sessions(self) -> None:
         self._sessions.disown()
@@ -94,9 +96,8 @@ class Core(Client):
             return again
         ticket = Ticket(key, name, shared=shared, owner=owner)
         try:
-            with self._mutex:
-                if not self._ledger.enter(ticket, queue=False):
-                    return None
+            if not self._enter_soon(ticket):
+                return None
             if self._try(ticket, None):
                 return Held(self, self._believed(ticket))
             self._abandon(ticket)
@@ -134,6 +135,21 @@ class Core(Client):
                 ticket.depth += 1
         return Held(self, ticket) if ticket is not None else None
 
+    def _enter_soon(self, ticket: Ticket) -> bool:
+        """Enter at once, or after the round trip of those who are leaving: it is our own haste."""
+        with self._mutex:
+            if self._ledger.enter(ticket, queue=False):
+                return True
+            if self._ledger.leaving(ticket.key) is None:
+                return False
+            ticket.waker = new_waiter()
+            self._ledger.enter(ticket, queue=True)
+        wait(ticket.waker, time.monotonic() + GRACE)
+        if ticket.state is QUEUED:
+            self._abandon(ticket)
+            return False
+        return True
+
     def _enter(self, ticket: Ticket, wait: float | None) -> bool:
         with self._mutex:
             if self._ledger.enter(ticket, queue=False):
@@ -152,9 +168,9 @@ class Core(Client):
             try:
                 return session.ask(op, deadline)
             except SessionLost as error:
+                self._pooler_may_differ = True
                 if attempt == 2:  # noqa: PLR2004
-                    msg = f"the server ended a new session at once: {error}; try again"
-                    raise DatabaseUnavailable(msg) from None
+                    raise ended_at_once(error) from None
         raise AssertionError
 
     # -- releasing -------------------------------------------------------------------------------
@@ -273,9 +289,9 @@ class Core(Client):
             # what the log and the callbacks do is somebody else's code.
             _apart(tell_lost, lost, _apart, quietly=self._closed)
 
-    def _carries(self, session: Session) -> bool:
+    def _carried(self, session: Session) -> list[Ticket]:
         with self._mutex:
-            return self._ledger.carries(session)
+            return self._ledger.carried(session)
 
     # -- questions -------------------------------------------------------------------------------
 
@@ -305,13 +321,13 @@ class Core(Client):
         if key is not None and sessions.shared is not None:
             with contextlib.suppress(Expired, LockError):
                 holders = self._ask_holders(key, time.monotonic() + GRACE)
-        return timeout(name, key, wait, holders)
+        return timeout(name, key, wait, holders, pinned=self._pinned)
 
     def _token(self, ticket: Ticket) -> int:
         if ticket.token is None:
             self._check_held(ticket)
             try:
-                token = ticket.session.fetch(_plan.token(), None)
+                token = draw(ticket.session, self._conninfo(), self._dsn)
             except SessionLost:
                 raise self._lost(ticket) from None
             except Refused as refusal:

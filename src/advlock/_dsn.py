@@ -72,6 +72,7 @@ _REST: Final = re.compile(
     r"(?:(?P<userinfo>[^@/]*)@)?(?P<hosts>[^/?]*)(?P<path>/[^?]*)?(?:\?(?P<query>.*))?$", re.DOTALL
 )
 _HOST: Final = re.compile(r"(?:\[[^\]@]*\]|[^:\[\]@]*)(?::[0-9]*)?")
+_PGBOUNCER: Final = re.compile(r"[?&]pgbouncer=(?:true|1|yes|on)(?:&|$)", re.IGNORECASE)
 _ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})|%00|[\s\0]")
 # libpq's conninfo_parse: blanks may stand around the sign, a backslash escapes the next character.
 _SETTING: Final = re.compile(
@@ -91,10 +92,13 @@ class Dsn:
         conninfo: A URL or keyword string for libpq; empty when libpq's own environment decides.
 
         origin: The place it was found in, such as `DATABASE_URL`.
+
+        pooled: Whether it said `pgbouncer=true`, as Prisma's URLs do.
     """
 
     conninfo: str
     origin: str
+    pooled: bool = False
 
     def __str__(self) -> str:
         """Say it for a message."""
@@ -237,7 +241,7 @@ def _found(dsn: object, origin: str) -> Dsn:
     if not isinstance(dsn, str):
         raise ConfigError(f"{origin}: dsn is a string such as 'postgresql://host/database'")
     try:
-        return Dsn(normalise(dsn), origin)
+        return Dsn(normalise(dsn), origin, bool(_PGBOUNCER.search(dsn)))
     except ConfigError as error:
         raise ConfigError(f"{origin}: {error}") from None
 

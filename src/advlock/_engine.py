@@ -42,12 +42,14 @@ class Engine:
         pulse: Pulse,
         settle: Callable[[Op, Any, bool | Exception], Any] | None = None,
         on_lost: Callable[[Any, list[Op]], Any] | None = None,
+        carried: Callable[[Any], Sequence[object]] | None = None,
     ) -> None:
         self.wire = wire
         self.pulse = pulse
         self.lost: str | None = None
         self._settle = settle
         self._on_lost = on_lost
+        self._carried = carried
         self._poll = select.poll()
         self._poll.register(wire.fd, select.POLLIN)
         self._mask = select.POLLIN
@@ -89,6 +91,7 @@ class Engine:
         self._patient = script.patient
         self._busy = True
         self._asked = now()
+        self._prepare_to_send()
         self._send(self.wire.send_script, script)
         self._fragile = fragile
         answer = self._receive(deadline)
@@ -104,6 +107,7 @@ class Engine:
         self._take(ops)
         if ops:
             self._asked = now()
+            self._prepare_to_send()
             self._send(self.wire.send_ops, ops)
             self._busy = True
         self._sending = False
@@ -152,6 +156,14 @@ class Engine:
         if unheld:
             self._end("the server says that it did not hold a lock that was released")
         self._busy = False
+
+    def carried(self) -> Sequence[object]:
+        """List what it holds, as far as that is booked."""
+        return () if self._carried is None else self._carried(self)
+
+    def _prepare_to_send(self) -> None:
+        if self.wire.pinned:
+            self.wire.carried = self.carried()
 
     def _recover(self, ops: list[Op], refusal: Refused) -> list[bool | Exception]:
         self._fragile = True
@@ -225,7 +237,7 @@ class Engine:
         self._check()
         silent = now() - self._asked
         if not self._patient and silent >= self.pulse.patience(self._asked):
-            self._end(f"the server did not answer for {silent:.1f} s")
+            self._end(f"{self.wire.silence} for {silent:.1f} s")
             raise SessionLost(self.lost)
         if deadline is not None and time.monotonic() >= deadline:
             raise Expired

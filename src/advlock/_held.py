@@ -79,8 +79,9 @@ class BaseHeld:
         """
         ticket = self._ticket
         if ticket.state is HELD:
-            session = ticket.session
-            return not (session.vouches() and session.looks_alive())
+            # A client that is being closed lets go first, and hears of it later.
+            session, closed = ticket.session, self._client._closed
+            return closed or not (session.vouches() and session.looks_alive())
         return ticket.state in (LOST, FORKED)
 
     def check(self) -> None:

@@ -197,11 +197,19 @@ class Ledger:
         return ticket.release_op
 
     def leaving(self, key: Key) -> Op | None:
-        """Return the release that is all that stands between a newcomer and `key`, if so."""
+        """Return the request whose answer is all that stands between a newcomer and `key`, if so.
+
+        It is a release, or a try that was given up: its answer decides what is left of it.
+        """
         slot = self._slots.get(index(key))
-        if slot is None or slot.queue or any(t.state is not RELEASING for t in slot.active):
+        if slot is None or slot.queue:
             return None
-        return slot.active[-1].release_op
+        ops = [
+            t.release_op if t.state is RELEASING else t.op
+            for t in slot.active
+            if t.withdrawn or t.state is RELEASING
+        ]
+        return ops[-1] if ops and len(ops) == len(slot.active) else None
 
     def find_held(self, key: Key, owner: object) -> Ticket | None:
         """Return the ticket by which `owner` holds `key`, if it does."""
@@ -253,24 +261,20 @@ class Ledger:
 
     def forget(self, session: object) -> tuple[list[Ticket], list[Ticket]]:
         """Book the end of `session`: return the tickets lost with it, and those to wake."""
-        lost = [
-            ticket
-            for slot in self._slots.values()
-            for ticket in slot.active
-            if ticket.session is session and ticket.state in (HELD, RELEASING)
-        ]
+        lost = self.carried(session)
         woken: list[Ticket] = []
         for ticket in lost:
             woken.extend(self._leave(ticket, LOST))
         return lost, woken
 
-    def carries(self, session: object) -> bool:
-        """Tell whether `session` holds anything."""
-        return any(
-            ticket.session is session and ticket.state in (HELD, RELEASING)
+    def carried(self, session: object) -> list[Ticket]:
+        """List the tickets that `session` holds, or may hold."""
+        return [
+            ticket
             for slot in self._slots.values()
             for ticket in slot.active
-        )
+            if ticket.session is session and ticket.state in (HELD, RELEASING)
+        ]
 
     def tickets(self) -> list[Ticket]:
         """List every ticket that has not left yet."""

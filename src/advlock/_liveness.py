@@ -25,6 +25,13 @@ _BEATS: Final = 4  # heartbeats for each time of trust, so that a lost one is ma
 class Bounds:
     """The times that follow from `liveness` and `lease`, all in seconds.
 
+    Args:
+        liveness: See the attribute.
+
+        lease: See the attribute.
+
+        inherited: Whether another process may inherit the session, and keep its locks in silence.
+
     Attributes:
         liveness: Within so long the server lets go of a vanished host's locks.
 
@@ -35,14 +42,27 @@ class Bounds:
         heartbeat: So often we ask.
     """
 
-    __slots__ = ("heartbeat", "lease", "liveness", "trust")
+    __slots__ = ("heartbeat", "inherited", "lease", "liveness", "trust")
 
-    def __init__(self, liveness: float = LIVENESS, lease: float | None = None) -> None:
+    def __init__(
+        self, liveness: float = LIVENESS, lease: float | None = None, *, inherited: bool = False
+    ) -> None:
         self.liveness = liveness
         self.lease = lease
+        self.inherited = inherited
         first = self._last_probe - 0.5 if lease is None else min(self._last_probe - 0.5, lease)
         self.trust = _SHARE_OF_TRUST * first
         self.heartbeat = self.trust / _BEATS
+
+    def behind_a_pooler(self) -> Bounds:
+        """The same where a pooler stands in between: there every hold is a lease.
+
+        The server's probes end at the pooler, which may keep the session of a host that vanished
+        for hours; so the session has to hear from us. Not where silence is no sign of death.
+        """
+        if self.lease is not None or self.inherited:
+            return self
+        return Bounds(self.liveness, self.liveness)
 
     @property
     def _first_probe(self) -> int:
@@ -71,14 +91,16 @@ class Bounds:
 
         Keepalives see an idle connection, the user timeout one with an unread answer; either
         alone leaves a case open. Where the system has no user timeout, the number of keepalives
-        comes to about the same.
+        comes to about the same. A pinned session is idle in its transaction (`_pinned`).
         """
+        lease = _milliseconds(self.lease or 0.0)
         return {
             "tcp_keepalives_idle": str(self._first_probe),
             "tcp_keepalives_interval": str(self._interval),
             "tcp_keepalives_count": str(self._probes),
             "tcp_user_timeout": self.user_timeout,
-            "idle_session_timeout": _milliseconds(self.lease or 0.0),
+            "idle_session_timeout": lease,
+            "idle_in_transaction_session_timeout": lease,
         }
 
     @property

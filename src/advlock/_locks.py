@@ -43,7 +43,8 @@ class Locks(Core):
             thirds of it without a word from the server. Smaller is quicker, and loses locks to
             shorter disturbances of the network.
         lease: Within how long the server lets go of the locks of a *frozen* process (SIGSTOP, a
-            paused VM, a blocked event loop), whose host still answers; at least 2. None: never.
+            paused VM, a blocked event loop), whose host still answers; at least 2. None: never,
+            but for `liveness` behind a connection pooler.
 
     Raises:
         ConfigError: a setting cannot be right, or there is no address.
@@ -103,7 +104,7 @@ class Locks(Core):
         with self._mutex:
             self._closed = True
             waiting = [t.waker for t in self._ledger.tickets() if t.waker is not None]
-        self._sessions.close(self._carries)
+        self._sessions.close(self._carried)
         for waker in waiting:
             wake(waker)
 

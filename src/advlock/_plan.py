@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from advlock import _label, _sql
 from advlock._holder import Holder
 from advlock._ledger import QUEUED, Op, Ticket
-from advlock.errors import DatabaseUnavailable, LockError, TooManyLocks, UnsafeServer
+from advlock.errors import DatabaseUnavailable, LockError, TooManyLocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,24 +34,10 @@ R = TypeVar("R")
 
 _TRUE = ("t", "True")  # as libpq has it, and as str() of what psycopg made of it
 _OUT_OF_MEMORY = "53200"  # what a full lock table is reported as
-_PASSING = ("08", "40", "53", "57", "58")  # classes of trouble that a second try may not meet
+PASSING = ("08", "40", "53", "57", "58")  # classes of trouble that a second try may not meet
 _NOT_ALLOWED = "42501"
 _NO_PLPGSQL = ("42704", _NOT_ALLOWED)  # the language is not there, or not for us
 _TIMELINE_SHIFT = 48  # leaves 15 bits of a bigint for fail-overs
-
-
-class Identity(NamedTuple):
-    """Which server a session is on.
-
-    A promotion starts a new timeline; a restored or another cluster is another system.
-    """
-
-    system: str
-    timeline: int
-
-    def is_behind(self, other: Identity) -> bool:
-        """Whether this is a former primary, in the eyes of one that was connected to `other`."""
-        return self.system == other.system and self.timeline < other.timeline
 
 
 class Refused(Exception):  # noqa: N818 - an answer, not a failure: plans catch it and decide
@@ -85,11 +71,17 @@ class Script(NamedTuple):
 
     A `patient` script asks the server to wait: it may be silent for as long as the caller likes,
     and if the caller cannot wait any longer, it is told to stop and the session ends.
+
+    On a session that is pinned (`_pin`) a script that `locks` begins the transaction, and one that
+    `frees` everything ends it. What it sets stays in effect only if it `keeps` it.
     """
 
     steps: tuple[Step, ...]
     prepare: bool = False
     patient: bool = False
+    locks: bool = False
+    frees: bool = False
+    keeps: bool = False
 
 
 Rows = list[list[tuple[str | None, ...]]]
@@ -99,65 +91,13 @@ SessionPlan = Generator[Script, Rows, R]
 # -- session plans ---------------------------------------------------------------------------------
 
 
-def set_up(startup_pid: int, bounds: Bounds) -> SessionPlan[Identity]:
-    """Make a new session ours: immune to a DBA's defaults, and safe to lock on.
-
-    Afterwards the session's settings are `_sql.SETTINGS` and those of `bounds`, its hot statements
-    are prepared, and the server is the primary and talks to us directly. Returns which server.
-
-    Raises:
-        UnsafeServer: a pooler stands in between, or the server is a read replica.
-    """
-    settings = {**_sql.SETTINGS, **bounds.settings()}
-    arguments = (_array(list(settings)), _array(list(settings.values())))
-    steps = [Step(sql, sync=True) for sql in _sql.SET_UP_FIRST]
-    failed = None
-    try:
-        answer = yield Script(
-            (*steps, Step(_sql.SET_UP, arguments, sync=True)),
-            prepare=True,
-        )
-    except Refused as refusal:
-        failed = refusal
-        answer = refusal.rows
-    return _judge(startup_pid, answer[len(steps) :], failed)
-
-
-def _judge(startup_pid: int, answer: Rows, refusal: Refused | None) -> Identity:
-    if not answer and refusal is not None:
-        if refusal.sqlstate[:2] in _PASSING:
-            raise server_error(refusal) from refusal
-        raise UnsafeServer(
-            f"the server refused advlock's set-up ({refusal.sqlstate}: {refusal.message}). "
-            f"It may speak PostgreSQL's protocol without being PostgreSQL 14 or newer; "
-            f"point advlock at a PostgreSQL server",
-            reason="refused",
-        ) from refusal
-    backend_pid, in_recovery, system, timeline, _ = answer[0][0]
-    if int(backend_pid or 0) != startup_pid:
-        raise UnsafeServer(
-            "a connection pooler (such as PgBouncer) stands between advlock and the server: the "
-            "session it connected to is not the one that answers, so a lock could be granted to "
-            "somebody else's session. Give advlock the server's own address, e.g. "
-            "ADVLOCK_DSN=postgresql://user@database-host:5432/name",
-            reason="pooler",
-        )
-    if in_recovery == "t":
-        raise UnsafeServer(
-            "this server is a read replica: it grants advisory locks of its own, whatever the "
-            "primary has granted. Connect to the primary, e.g. with several hosts and "
-            "?target_session_attrs=read-write in the DSN",
-            reason="replica",
-        )
-    if refusal is not None:
-        raise server_error(refusal) from refusal
-    return Identity(system or "", int(timeline or "0", 16))
-
-
-def wait_for(ticket: Ticket, seconds: float | None, bounds: Bounds) -> SessionPlan[bool]:
+def wait_for(
+    ticket: Ticket, seconds: float | None, bounds: Bounds, *, pooled: bool = False
+) -> SessionPlan[bool]:
     """Wait on the server for `ticket`'s lock, at most `seconds`; tell whether it was granted.
 
-    When it was, the server has heard us once more since.
+    When it was, the server has heard us once more since. `pooled`: a pooler takes the first of two
+    answers for the end of a request, and leaves the waiter in the queue when its client dies.
 
     Raises:
         Refused: 42704 where plpgsql is missing; then nothing was asked, and the caller may poll.
@@ -165,15 +105,12 @@ def wait_for(ticket: Ticket, seconds: float | None, bounds: Bounds) -> SessionPl
     code = int(ticket.shared) + (_sql.PAIR if ticket.key.pair else 0)
     patience = "" if seconds is None else f"{seconds:.6f}"
     arguments = (str(code), str(ticket.key.value), patience, bounds.waiting_timeout)
-    answer = yield Script(
-        (
-            Step(_sql.WAIT_FOR, arguments, sync=True),
-            Step(_sql.WAIT),
-            Step(_sql.WAIT_VERDICT),
-        ),
-        patient=True,
-    )
-    if answer[2][0][0] != "yes":
+    setting = Step(_sql.WAIT_FOR, arguments, sync=True)
+    wait = (Step(_sql.WAIT), Step(_sql.WAIT_VERDICT))
+    if pooled:
+        yield Script((setting._replace(sync=False),))
+    answer = yield Script(wait if pooled else (setting, *wait), patient=True)
+    if answer[-1][0][0] != "yes":
         return False
     yield Script((Step(_sql.CONFIRM, (bounds.user_timeout,)),))
     return True
@@ -201,7 +138,8 @@ def holders(key: Key) -> SessionPlan[list[Holder]]:
 def ask_one(key: Key, *, shared: bool, release: bool) -> SessionPlan[bool]:
     """Try for one lock, or release it, on a session that nobody shares."""
     code = (_sql.UNLOCK if release else _sql.TRY) + int(shared) + (_sql.PAIR if key.pair else 0)
-    answer = yield Script((Step(_sql.BATCH, (f"{{{code}}}", f"{{{key.value}}}")),))
+    step = Step(_sql.BATCH, (f"{{{code}}}", f"{{{key.value}}}"))
+    answer = yield Script((step,), locks=not release, frees=release)
     return answer[0][0][0] == "t"
 
 
@@ -238,14 +176,14 @@ def judge_failed_token(refusal: Refused) -> LockError:
     )
 
 
-def set_application_name(name: str) -> SessionPlan[None]:
-    """Put down who we are, where every role can read it."""
-    yield Script((Step(_sql.SET_APPLICATION_NAME, (name,)),))
+def set_application_name(name: str, *, pinned: bool) -> SessionPlan[None]:
+    """Put down who we are, where every role can read it; if `pinned`, for the transaction."""
+    yield Script((Step(_sql.SET_APPLICATION_NAME, (name, str(pinned))),), keeps=True)
 
 
 def unlock_all() -> SessionPlan[None]:
     """Release everything at once; afterwards it is free for everybody."""
-    yield Script((Step(_sql.UNLOCK_ALL),))
+    yield Script((Step(_sql.UNLOCK_ALL),), frees=True)
 
 
 def recover(ops: Sequence[Op], refusal: Refused) -> SessionPlan[list[bool | Exception]]:
@@ -290,11 +228,6 @@ def server_error(refusal: Refused) -> LockError:
         f"the server refused ({refusal.sqlstate}: {refusal.message}); try again",
         sqlstate=refusal.sqlstate,
     )
-
-
-def _array(values: Sequence[str]) -> str:
-    quoted = (value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
-    return "{" + ",".join(f'"{value}"' for value in quoted) + "}"
 
 
 def holder(*row: str | None) -> Holder:

@@ -25,7 +25,7 @@ from advlock._waiter import new_waiter, wait_until, wake
 from advlock._wire import HUNG_UP
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from advlock import _plan
     from advlock._ledger import Op
@@ -49,10 +49,9 @@ class Session(Engine):
         pulse: Pulse,
         settle: Callable[[Op, Any, bool | Exception], Any] | None = None,
         on_lost: Callable[[Any, list[Op]], Any] | None = None,
-        carries: Callable[[Any], bool] | None = None,
+        carried: Callable[[Any], Sequence[object]] | None = None,
     ) -> None:
-        super().__init__(wire, pulse, settle, on_lost)
-        self._carries = carries
+        super().__init__(wire, pulse, settle, on_lost, carried)
         self._heart = object()  # in whose name heartbeats take the turn
         self._reader: dict[str, object] = {}  # who takes the answer to one
         self._turn: dict[str, object] = {}
@@ -143,17 +142,18 @@ class Session(Engine):
         elif self._doomed is None:
             self.looks_alive()
         heartbeat = self.pulse.bounds.heartbeat
-        matters = self.listening or (self._carries is not None and self._carries(self))
+        matters = self.listening or bool(self.carried())
         if self._doomed is not None or (matters and not self.vouches()):
             self._give_up()
-        elif not self.listening and self.pulse.due(now()) and (matters or self._leased):
+        elif not self.listening and self._wants_a_beat(matters):
             self._beat()
         return min(heartbeat, max(0.0, self.pulse.left(now()))) if matters else heartbeat
 
-    @property
-    def _leased(self) -> bool:
-        # The server would end it for idling, and say so in its log.
-        return self.pulse.bounds.lease is not None
+    def _wants_a_beat(self, matters: bool) -> bool:  # noqa: FBT001
+        if self.wire.pinned and not matters:
+            return self.wire.restless
+        # With a lease the server would end it for idling, and say so in its log.
+        return (matters or self.pulse.bounds.lease is not None) and self.pulse.due(now())
 
     @property
     def listening(self) -> bool:
@@ -176,6 +176,7 @@ class Session(Engine):
             self._ops, self._verdicts = [], None
             self._asked = now()
             self._busy = True
+            self._prepare_to_send()
             self._send(lambda _: self.wire.send_heartbeat(), None)
         except SessionLost:
             self._leave(self._heart)
@@ -261,6 +262,8 @@ class Session(Engine):
         self._rescued = None
         self._turn.pop("owner", None)
         self._wake_next()
+        if self.wire.pinned and self.wire.restless and not self.carried():
+            _watch.prod()  # its transaction need not go on
 
     def _rescue(self, me: object) -> None:
         """See a request through that its sender left; the turn came with it."""

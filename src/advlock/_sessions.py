@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from advlock import _plan, _watch
 from advlock._backoff import Backoff
+from advlock._client import POOL_STAYS_FULL
 from advlock._connecting import Connecting
 from advlock._plan import Expired, Refused, SessionLost
 from advlock._session import Session
 from advlock.errors import DatabaseUnavailable, LockError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from advlock._client import Client
     from advlock._ledger import Op, Ticket
@@ -34,13 +35,13 @@ class Sessions:
         client: Client,
         settle: Callable[[Op, Session, bool | Exception], Any],
         when_lost: Callable[[Session, list[Op]], Any],
-        carries: Callable[[Session], bool],
+        carried: Callable[[Session], Sequence[object]],
     ) -> None:
         self.shared: Session | None = None
         self._client = client
         self._settle = settle
         self._when_lost = when_lost
-        self._carries = carries
+        self._carried = carried
         self._mutex = threading.Lock()
         self._connecting: Connecting | None = None
         self._backoff = Backoff()
@@ -80,7 +81,8 @@ class Sessions:
 
     def _start(self, done: Callable[[Connecting], Any]) -> Connecting:
         client = self._client
-        return Connecting(client._conninfo(), client._dsn, client._bounds, done)
+        pooler = client._pooler_still(connected=self.shared is not None)
+        return Connecting(client._conninfo(), client._dsn, client._bounds, done, pooler)
 
     def _connected(self, attempt: Connecting) -> None:
         with self._mutex:
@@ -92,19 +94,17 @@ class Sessions:
 
     def _adopt(self, attempt: Connecting) -> Session | None:
         """With the mutex: make a session of what came of an attempt, if we can use it."""
-        wire = attempt.wire
-        if wire is None or self._client._closed:
+        client, made = self._client, attempt.connected
+        if made is None or client._closed:
             return None
-        assert attempt.identity is not None
         try:
-            moved = self._client._meet(attempt.identity)
+            moved = client._meet(made)
         except DatabaseUnavailable as error:
             attempt.error = error
             return None
         if moved:
             self._leave_behind()
-        self._client._learn_encoding(wire.parameter("server_encoding"))
-        session = Session(wire, attempt.pulse, self._settle, self._lost, self._carries)
+        session = Session(made.wire, attempt.pulse, self._settle, self._lost, self._carried)
         _watch.watch(session)
         attempt.session = session
         return session
@@ -133,11 +133,15 @@ class Sessions:
                 session = self._leases[ticket] = self._spares[-1]
                 self._spares.pop()
                 return session
-            if len(self._dedicated) + 1 >= self._client.max_connections:
+            full = time.monotonic() < self._client._full_until
+            if full or len(self._dedicated) + 1 >= self._client.max_connections:
                 return None
             attempt = self._leases[ticket] = self._start(self._leased)
             self._dedicated.add(attempt)
-        attempt.wait(deadline)
+        if not self._await_leased(attempt, deadline):
+            with self._mutex:
+                self._dedicated.discard(attempt)  # what comes of it is closed
+            return None
         if attempt.error is None or isinstance(attempt.error, DatabaseUnavailable):
             with self._mutex:
                 if attempt.session is None:
@@ -147,10 +151,24 @@ class Sessions:
             return attempt.session
         raise copy.copy(attempt.error)
 
+    def _await_leased(self, attempt: Connecting, deadline: float | None) -> bool:
+        """Wait for the attempt; False if a pooler has nothing to give for too long."""
+        soon = self._client._soon(time.monotonic(), deadline)
+        try:
+            attempt.wait(deadline if soon is None else soon)
+        except Expired:
+            if soon is None:
+                raise
+            self._client._full_until = time.monotonic() + POOL_STAYS_FULL
+            return attempt.session is not None
+        return True
+
     def _leased(self, attempt: Connecting) -> None:
         with self._mutex:
             wanted = attempt in self._dedicated
             self._dedicated.discard(attempt)
+            if attempt.connected is not None and attempt.connected.wire.pinned:
+                wanted = False  # nobody waits on one of those
             session = self._adopt(attempt) if wanted else None
             if session is not None:
                 self._dedicated.add(session)
@@ -202,7 +220,7 @@ class Sessions:
                 self._spares.remove(session)
         self._when_lost(session, unanswered)
 
-    def close(self, holds: Callable[[Session], bool]) -> None:
+    def close(self, holds: Callable[[Session], Sequence[object]]) -> None:
         """Close every session; those that `holds` names release their locks for certain first."""
         with self._mutex:
             everything = (self.shared, self._connecting, *self._dedicated)
@@ -235,8 +253,8 @@ class Sessions:
 
 
 def _close_unused(attempt: Connecting) -> None:
-    if attempt.session is None and attempt.wire is not None:
-        attempt.wire.close()
+    if attempt.session is None and attempt.connected is not None:
+        attempt.connected.wire.close()
 
 
 def _sleep(seconds: float, deadline: float | None) -> None:

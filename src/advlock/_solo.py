@@ -10,6 +10,7 @@ from advlock import _connect, _dsn, _plan
 from advlock._client import GRACE, at_least
 from advlock._clock import now
 from advlock._connecting import Connecting
+from advlock._draw import draw
 from advlock._key import Key, pg_encoding
 from advlock._ledger import Ticket
 from advlock._liveness import Bounds, Pulse
@@ -20,8 +21,8 @@ from advlock.errors import DatabaseUnavailable, LockError
 if TYPE_CHECKING:
     from typing import Self
 
+    from advlock._connecting import Connected
     from advlock._holder import Holder
-    from advlock._wire import Wire
 
 R = TypeVar("R")
 
@@ -36,13 +37,22 @@ class SoloSession:
     server frees what it held or waited for.
     """
 
-    def __init__(self, wire: Wire, pulse: Pulse) -> None:
-        self._wire = wire
+    def __init__(self, connected: Connected, pulse: Pulse, conninfo: str, dsn: _dsn.Dsn) -> None:
+        self._wire = wire = connected.wire
+        self._pooled = connected.pooler is not None
         self._bounds = pulse.bounds
-        self._session = Session(wire, pulse, carries=lambda _: True)
+        self._conninfo, self._dsn = conninfo, dsn
+        self._holds = False
+        # It matters from the beginning, but for one that is pinned only while it locks.
+        self._session = Session(
+            wire, pulse, carried=lambda _: [self] if self._holds or not wire.pinned else []
+        )
         self._looked = now()
         self._pause = self._again = 0.0
         self._encoding = pg_encoding(wire.parameter("server_encoding"))
+
+    def _carried(self) -> list[Self]:
+        return [self] if self._holds or not self._wire.pinned else []
 
     @classmethod
     def open(
@@ -66,7 +76,7 @@ class SoloSession:
             UnsafeServer: mutual exclusion cannot hold there.
             ConfigError: the address cannot be read.
         """
-        bounds = bounds or Bounds()
+        bounds = bounds or Bounds(inherited=True)
         conninfo = _connect.conninfo(dsn.conninfo, application_name, bounds)
         attempt = Connecting(conninfo, dsn, bounds, lambda _: None)
         try:
@@ -75,8 +85,8 @@ class SoloSession:
             raise _connect.unavailable(TimeoutError("timeout expired"), dsn) from None
         if attempt.error is not None:
             raise attempt.error
-        assert attempt.wire is not None
-        return cls(attempt.wire, attempt.pulse)
+        assert attempt.connected is not None
+        return cls(attempt.connected, attempt.pulse, conninfo, dsn)
 
     def key(self, name: str) -> Key:
         """Make the key of `name` in the server's encoding."""
@@ -94,11 +104,16 @@ class SoloSession:
             TooManyLocks: the server's lock table is full.
         """
         plan = _plan.ask_one(key, shared=shared, release=False)
-        return self._ask(plan, at_least(deadline, time.monotonic()))
+        self._holds = self._ask(plan, at_least(deadline, time.monotonic()))
+        if self._wire.pinned and not self._holds:
+            self._ask(_plan.unlock_all())  # a waiter keeps no session of the pooler's
+        return self._holds
 
     def unlock(self, key: Key, *, shared: bool) -> bool:
         """Release the lock; when it returns, the lock is free for everybody."""
-        return self._ask(_plan.ask_one(key, shared=shared, release=True))
+        released = self._ask(_plan.ask_one(key, shared=shared, release=True))
+        self._holds = False
+        return released
 
     def wait_lock(self, key: Key, *, shared: bool, deadline: float | None) -> bool:
         """Wait for the lock; False once `deadline` (`time.monotonic` seconds) has passed.
@@ -113,19 +128,26 @@ class SoloSession:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return False
-            limit = None if deadline is None else deadline + GRACE
-            try:
-                return self._drive(_plan.wait_for(ticket, left, self._bounds), limit)
-            except Expired:
-                return False
-            except Refused as refusal:
-                if _plan.judge_failed_wait(refusal) is not Waited.IMPOSSIBLE:
-                    self.discard()
-                    raise _meaning(refusal) from refusal
+            if not self._wire.pinned:
+                try:
+                    return self._wait_there(ticket, left, deadline)
+                except Refused as refusal:
+                    if _plan.judge_failed_wait(refusal) is not Waited.IMPOSSIBLE:
+                        self.discard()
+                        raise _meaning(refusal) from refusal
             pause = next(pauses)
             time.sleep(pause if left is None else min(pause, left))
             if self.try_lock(key, shared=shared, deadline=deadline):
                 return True
+
+    def _wait_there(self, ticket: Ticket, left: float | None, deadline: float | None) -> bool:
+        limit = None if deadline is None else deadline + GRACE
+        try:
+            plan = _plan.wait_for(ticket, left, self._bounds, pooled=self._pooled)
+            self._holds = self._drive(plan, limit)
+        except Expired:
+            return False
+        return self._holds
 
     def holders(self, key: Key, *, deadline: float | None = None) -> list[Holder]:
         """Ask who holds the lock and who waits for it."""
@@ -133,7 +155,7 @@ class SoloSession:
 
     def set_application_name(self, name: str) -> None:
         """Sign anew."""
-        self._ask(_plan.set_application_name(name))
+        self._ask(_plan.set_application_name(name, pinned=self._wire.pinned))
 
     def token(self) -> int:
         """Draw a fencing token; see `Held.token`.
@@ -142,8 +164,11 @@ class SoloSession:
             DatabaseUnavailable: the session ended.
             LockError: the server gives this role none.
         """
+        self._session.hear_out()
         try:
-            return self._drive(_plan.token(), None)
+            return draw(self._session, self._conninfo, self._dsn)
+        except SessionLost as error:
+            self._gone(self.why, error)
         except Refused as refusal:
             self.discard()
             not_allowed = refusal.sqlstate == _plan._NOT_ALLOWED
@@ -220,7 +245,7 @@ class SoloSession:
 
 def _meaning(refusal: Refused) -> LockError:
     """Say whether another try can help: only then it is a `DatabaseUnavailable`."""
-    if refusal.sqlstate[:2] in _plan._PASSING:
+    if refusal.sqlstate[:2] in _plan.PASSING:
         return _plan.server_error(refusal)
     return LockError(
         f"the server refused ({refusal.sqlstate}: {refusal.message})", sqlstate=refusal.sqlstate

@@ -58,6 +58,20 @@ END
 FROM unnest($1::int2[], $2::int8[]) AS ask(op, key)
 """
 
+# Behind a pooler that lends us a session for good: the same on that backend, nothing on another.
+# The condition has no column in it, so it decides once, before any row and any lock
+# (tests/postgres/test_batches.py).
+AT_HOME: Final[LiteralString] = "SELECT 1 WHERE pg_catalog.pg_backend_pid() = $1::pg_catalog.int4"
+TRY_ONE_AT_HOME: Final[LiteralString] = (
+    TRY_ONE + " WHERE pg_catalog.pg_backend_pid() = $2::pg_catalog.int4"
+)
+UNLOCK_ONE_AT_HOME: Final[LiteralString] = (
+    UNLOCK_ONE + " WHERE pg_catalog.pg_backend_pid() = $2::pg_catalog.int4"
+)
+BATCH_AT_HOME: Final[LiteralString] = (
+    BATCH + "WHERE pg_catalog.pg_backend_pid() = $3::pg_catalog.int4"
+)
+
 # Which of our own session's locks does the server know? Asked after a statement failed half-way:
 # what it had taken before the error stays taken (tests/postgres/test_lock_table.py).
 OWN_LOCKS: Final[LiteralString] = """
@@ -66,13 +80,22 @@ FROM pg_catalog.pg_locks
 WHERE locktype = 'advisory' AND granted AND pid = pg_catalog.pg_backend_pid()
 """
 
-# Connect: apply our settings, and read what the safety checks need, in one round trip. A setting
-# which an older server lacks is skipped instead of an error. First what might keep the statement
-# itself from being carried out: a timeout, or waiting for a safe snapshot, as roles may have it.
-SET_UP_FIRST: Final[tuple[LiteralString, ...]] = (
-    "SET statement_timeout = 0",
-    "SET default_transaction_isolation = 'read committed'",
+# Connect: apply our settings, and read what the safety checks need, in one round trip and one
+# transaction. First what might keep the statement itself from being carried out: a timeout, waiting
+# for a safe snapshot, or somebody's own operators, as roles may have it. Then a lock of our own,
+# which `SET_UP` has to find in pg_locks: servers exist whose advisory locks are stubs
+# (tests/conformance/test_fakes.py).
+BEGIN: Final[LiteralString] = "BEGIN ISOLATION LEVEL READ COMMITTED"
+OPENING: Final[tuple[LiteralString, ...]] = (
+    BEGIN,
+    "SET LOCAL statement_timeout = 0",
+    "SET LOCAL search_path = pg_catalog",
 )
+COMMIT: Final[LiteralString] = "COMMIT"
+
+# A setting which an older server lacks is skipped instead of an error. $3 is the process whose
+# session is ours; behind a pooler it is another's, and our settings end with the transaction.
+# Not the view pg_locks but its function: a transaction that goes on would keep a lock on the view.
 SET_UP: Final[LiteralString] = """
 SELECT pg_catalog.pg_backend_pid(),
        pg_catalog.pg_is_in_recovery(),
@@ -84,10 +107,36 @@ SELECT pg_catalog.pg_backend_pid(),
                      'pg_catalog.pg_walfile_name(pg_catalog.pg_lsn)', 'EXECUTE')
             THEN pg_catalog.substr(
                      pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END,
-       (SELECT pg_catalog.count(pg_catalog.set_config(ours.name, ours.value, false))
+       EXISTS (SELECT FROM pg_catalog.pg_lock_status()
+               WHERE locktype = 'advisory' AND granted AND pid = pg_catalog.pg_backend_pid()),
+       (SELECT pg_catalog.count(pg_catalog.set_config(
+                   ours.name, ours.value, pg_catalog.pg_backend_pid() <> $3::pg_catalog.int4))
         FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]),
                         pg_catalog.unnest($2::pg_catalog.text[])) AS ours(name, value)
         WHERE pg_catalog.current_setting(ours.name, true) IS NOT NULL)
+"""
+
+# Which backend answers? Two connections that are asked in turns tell a pooler's mode (`_pooling`).
+BACKEND_PID: Final[LiteralString] = "SELECT pg_catalog.pg_backend_pid()"
+
+# Does anybody hold this key? And let go of it, if it happens to be this session that does.
+IS_LOCKED: Final[LiteralString] = """
+SELECT EXISTS (
+    SELECT FROM pg_catalog.pg_locks
+    WHERE locktype = 'advisory' AND granted AND objsubid = 1
+      AND database = (SELECT oid FROM pg_catalog.pg_database
+                      WHERE datname = pg_catalog.current_database())
+      AND classid = (($1::int8 >> 32) & 4294967295)::oid
+      AND objid = ($1::int8 & 4294967295)::oid)
+"""
+UNLOCK_IF_OURS: Final[LiteralString] = """
+SELECT CASE WHEN EXISTS (
+    SELECT FROM pg_catalog.pg_locks
+    WHERE locktype = 'advisory' AND granted AND objsubid = 1
+      AND pid = pg_catalog.pg_backend_pid()
+      AND classid = (($1::int8 >> 32) & 4294967295)::oid
+      AND objid = ($1::int8 & 4294967295)::oid)
+THEN pg_catalog.pg_advisory_unlock($1::int8) END
 """
 
 # A DBA's defaults must not end our session or hold back VACUUM (docs/why.md, 8). The settings by
@@ -99,7 +148,6 @@ SETTINGS: Final[dict[str, str]] = {
     "statement_timeout": "0",
     "lock_timeout": "0",
     "transaction_timeout": "0",
-    "idle_in_transaction_session_timeout": "0",
     "default_transaction_isolation": "read committed",
     "default_transaction_read_only": "off",
     "default_transaction_deferrable": "off",
@@ -238,8 +286,9 @@ MAKE_FENCE: Final[tuple[LiteralString, ...]] = (
     "GRANT USAGE ON SEQUENCE advlock.fence TO PUBLIC",
 )
 
+# $2: for this transaction only.
 SET_APPLICATION_NAME: Final[LiteralString] = (
-    "SELECT pg_catalog.set_config('application_name', $1, false)"
+    "SELECT pg_catalog.set_config('application_name', $1, $2::pg_catalog.bool)"
 )
 UNLOCK_ALL: Final[LiteralString] = "SELECT pg_catalog.pg_advisory_unlock_all()"
 

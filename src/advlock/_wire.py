@@ -13,8 +13,10 @@ import re
 import select
 import struct
 import time
+from collections import deque
 from functools import partial
-from itertools import islice
+from itertools import islice, starmap
+from operator import call
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import psycopg
@@ -93,7 +95,21 @@ class Answer(NamedTuple):
 class Wire:
     """A connection that sends and receives, and never waits."""
 
-    __slots__ = ("_connection", "_results", "_syncs", "_words", "expects", "fd", "pgconn", "unsent")
+    __slots__ = (
+        "_connection",
+        "_results",
+        "_syncs",
+        "_words",
+        "carried",
+        "expects",
+        "fd",
+        "pgconn",
+        "silence",
+        "unsent",
+    )
+
+    pinned = False  # whether a transaction is around what holds locks (`_pinned`)
+    restless = False  # whether that transaction goes on, and nothing is under way
 
     def __init__(self, connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
         # psycopg's object owns the connection in its own eyes. One that belongs to a pool ends
@@ -111,6 +127,8 @@ class Wire:
         self._syncs = 0
         self.expects = False
         self.unsent = False
+        self.silence = "the server did not answer"  # what it means that no answer comes
+        self.carried: Sequence[object] = ()  # what the session holds; for those that are pinned
 
     # -- sending ---------------------------------------------------------------------------------
 
@@ -133,30 +151,28 @@ class Wire:
     def send_heartbeat(self) -> None:
         """Ask for nothing but an answer."""
         self._results, self._syncs = [], 0
-        self.pgconn.send_query(_HEARTBEAT)
+        self.pgconn.send_query_params(_HEARTBEAT, [])
         self.expects = True
         self.unsent = bool(self.pgconn.flush())
 
     def send_script(self, script: Script) -> None:
         """Send several statements at once, as one libpq pipeline: one round trip."""
         pgconn = self.pgconn
-        self._results, self._syncs = [], 0
-        pgconn.enter_pipeline_mode()
+        calls: list[tuple[Any, ...]] = [(pgconn.enter_pipeline_mode,)]
         for step in script.steps:
             params = [None if value is None else value.encode() for value in step.params]
-            pgconn.send_query_params(step.sql.encode(), params)
+            calls.append((pgconn.send_query_params, step.sql.encode(), params))
             if step.sync:
-                self._sync()
+                calls.append((pgconn.pipeline_sync,))
         if script.prepare:
-            for name, sql, types in _PREPARED:
-                pgconn.send_prepare(name, sql, types)
-        self._sync()
+            calls += [(pgconn.send_prepare, *statement) for statement in _PREPARED]
+        calls.append((pgconn.pipeline_sync,))
+        self._results = []
+        self._syncs = sum(step.sync for step in script.steps) + 1
+        # In C from end to end: an exception between two instructions cannot leave half a request.
+        deque(starmap(call, calls), maxlen=0)
         self.expects = True
         self.unsent = bool(pgconn.flush())
-
-    def _sync(self) -> None:
-        self.pgconn.pipeline_sync()
-        self._syncs += 1
 
     # -- receiving -------------------------------------------------------------------------------
 
@@ -171,7 +187,11 @@ class Wire:
         pgconn = self.pgconn
         if self.unsent:
             self.unsent = bool(pgconn.flush())
-        pgconn.consume_input()
+        try:
+            pgconn.consume_input()
+        except psycopg.OperationalError:
+            self._hear_last_words()
+            raise
         results, syncs = self._results, self._syncs
         while not (_count_syncs(results) == syncs if syncs else results and results[-1] is None):
             if pgconn.is_busy():
@@ -184,6 +204,11 @@ class Wire:
             pgconn.exit_pipeline_mode()
         self.expects = False
         return Answer([r for r in results if r is not None and r.status != _SYNC])
+
+    def _hear_last_words(self) -> None:
+        # They came together with the end, and a pooler's are no notice (test_poolers.py).
+        while not self.pgconn.is_busy() and (result := self.pgconn.get_result()) is not None:
+            _listen(self._words, result)
 
     def _check_goodbye(self, error: Any) -> None:
         _listen(self._words, error)
@@ -275,6 +300,11 @@ class Wire:
             os.dup2(null, self.fd, inheritable=False)
             os.close(null)
 
+    @property
+    def connection(self) -> Any:
+        """What psycopg made, for another wire to go on with."""
+        return self._connection
+
     def parameter(self, name: str) -> str:
         """Return what the server reported of one of its settings at connect."""
         value = self.pgconn.parameter_status(name.encode())
@@ -282,7 +312,9 @@ class Wire:
 
 
 def _listen(words: list[str], notice: Any) -> None:
-    if notice.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED) in _FATAL:
+    # A pooler has the one, and a server with translated messages the other.
+    fields = (pq.DiagnosticField.SEVERITY_NONLOCALIZED, pq.DiagnosticField.SEVERITY)
+    if any(notice.error_field(field) in _FATAL for field in fields):
         message = notice.error_field(pq.DiagnosticField.MESSAGE_PRIMARY) or b""
         words.append(message.decode("utf-8", "replace"))
 

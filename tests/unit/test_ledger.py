@@ -257,3 +257,22 @@ def test_a_release_is_asked_once_however_often_it_is_made() -> None:
     ledger.enter(ticket, queue=True)
 
     assert ledger.release_op(ticket) is ledger.release_op(ticket)
+
+
+def test_what_stands_in_the_way_is_a_request_of_those_who_leave() -> None:
+    """A release, or a try that was given up; not a holder, and not where somebody waits."""
+    ledger = Ledger(max_locks=1)
+    first, second = (Ticket(KEYS[0], "a", shared=False, owner=None) for _ in range(2))
+    assert ledger.leaving(KEYS[0]) is None
+    ledger.enter(first, queue=False)
+    asked = ledger.try_op(first, "session")
+    assert ledger.leaving(KEYS[0]) is None
+    ledger.withdraw(first)
+    assert ledger.leaving(KEYS[0]) is asked
+
+    ledger.settle(asked, "session", answer=True)
+    first.state = RELEASING
+    release = ledger.release_op(first)
+    assert ledger.leaving(KEYS[0]) is release
+    ledger.enter(second, queue=True)
+    assert ledger.leaving(KEYS[0]) is None

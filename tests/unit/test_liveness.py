@@ -41,6 +41,21 @@ def test_we_stop_believing_before_the_server_may_let_go(
         assert bounds.trust <= 0.8 * int(settings["idle_session_timeout"]) / 1000 + 0.001
 
 
+@given(LIVENESS, LEASE, st.booleans())
+def test_behind_a_pooler_every_hold_is_a_lease(
+    liveness: float, lease: float | None, inherited: bool
+) -> None:
+    """Of `liveness` where none was asked for, and an heir is no reason; trust is the same."""
+    direct = Bounds(liveness, lease, inherited=inherited)
+    pooled = direct.behind_a_pooler()
+    settings = pooled.settings()
+
+    assert (pooled.trust, pooled.heartbeat) == (direct.trust, direct.heartbeat)
+    seconds = 0.0 if inherited and lease is None else lease or liveness
+    for name in ("idle_session_timeout", "idle_in_transaction_session_timeout"):
+        assert int(settings[name]) == pytest.approx(1000 * seconds, abs=1)
+
+
 @given(LIVENESS)
 def test_the_server_lets_go_within_the_bound(liveness: float) -> None:
     """A vanished holder, idle or with an unread answer, and a vanished waiter that is granted."""
@@ -78,6 +93,7 @@ def test_the_numbers_of_the_default() -> None:
         "tcp_keepalives_count": "6",
         "tcp_user_timeout": "8500",
         "idle_session_timeout": "0",
+        "idle_in_transaction_session_timeout": "0",
     }
 
 

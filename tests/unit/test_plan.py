@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from unit.driven import drive
 from unit.model import ModelServer
 
 from advlock import _plan, _sql
 from advlock._key import Key
 from advlock._ledger import ASKING, HELD, QUEUED, RELEASING, Op, Ticket
 from advlock._liveness import Bounds
-from advlock._plan import Identity, Nap, Refused, Try, Turn, Unanswered, Wait, Waited
+from advlock._plan import Nap, Refused, Try, Turn, Unanswered, Wait, Waited
+from advlock._set_up import Greeting, Identity, looks_direct, set_up
 from advlock.errors import DatabaseUnavailable, LockError, TooManyLocks, UnsafeServer
 
 OUT_OF_MEMORY = Refused("53200", "out of shared memory")
@@ -25,21 +27,6 @@ def ticket(name: str = "nightly", *, shared: bool = False) -> Ticket:
     made = Ticket(Key.of(name), name, shared=shared, owner=None)
     made.state = ASKING
     return made
-
-
-def drive(plan: Any, *answers: Any) -> tuple[list[Any], Any]:
-    """Run `plan` with `answers`; return what it asked and its verdict (None while it asks on)."""
-    asked = []
-    try:
-        step = next(plan)
-        for answer in answers:
-            asked.append(step)
-            raises = isinstance(answer, Exception)
-            step = plan.throw(answer) if raises else plan.send(answer)
-        asked.append(step)
-    except StopIteration as stop:
-        return asked, stop.value
-    return asked, None
 
 
 # -- a contended acquire ---------------------------------------------------------------------------
@@ -119,45 +106,105 @@ def test_pauses_double_up_to_a_limit_and_differ() -> None:
 # -- set-up ----------------------------------------------------------------------------------------
 
 
-def row(pid: str = "42", in_recovery: str = "f") -> list[list[tuple[str, ...]]]:
-    """What a server answers to our set-up."""
-    return [[], [], [(pid, in_recovery, "7300", "0000000A", "14")]]
+def answer(
+    pid: str = "42",
+    *,
+    in_recovery: str = "f",
+    taken: str = "t",
+    seen: str = "t",
+    released: str = "t",
+) -> list[list[tuple[str, ...]]]:
+    """What a server answers to our set-up: the lock for a test, itself, and the lock's release."""
+    facts = (pid, in_recovery, "7300", "0000000A", seen, "14")
+    opening: list[list[tuple[str, ...]]] = [[] for _ in _sql.OPENING]
+    return [*opening, [(taken,)], [facts], [(released,)], []]
+
+
+def refused(sqlstate: str, words: str, after: int = 0) -> Refused:
+    """A refusal, after so many statements that were answered."""
+    refusal = Refused(sqlstate, words)
+    refusal.rows = answer("43")[:after]
+    return refusal
 
 
 def test_set_up_accepts_a_primary_that_answers_itself() -> None:
-    """The backend that answers is the one we connected to, and it is no replica."""
-    asked, identity = drive(_plan.set_up(42, Bounds()), row())
+    """The backend that answers is the one we connected to, it is no replica, and it locks."""
+    asked, greeting = drive(set_up(42, Bounds()), answer())
 
-    assert asked[0].prepare
-    assert [step.sql for step in asked[0].steps] == [*_sql.SET_UP_FIRST, _sql.SET_UP]
-    assert identity == Identity("7300", 10)
+    assert [script.prepare for script in asked] == [True]
+    assert [step.sql for step in asked[0].steps] == [
+        *_sql.OPENING,
+        _sql.TRY_ONE,
+        _sql.SET_UP,
+        _sql.UNLOCK_ONE,
+        _sql.COMMIT,
+    ]
+    assert greeting == Greeting(Identity("7300", 10), 42)
 
 
 def test_set_up_sets_the_bounds_on_the_server() -> None:
     """The settings that make the server notice our end are those of this client's bounds."""
     bounds = Bounds(liveness=5, lease=15)
-    asked, _ = drive(_plan.set_up(42, bounds), row())
+    asked, _ = drive(set_up(42, bounds), answer())
 
-    names, values = (text.strip("{}").split(",") for text in asked[0].steps[-1].params)
+    *lists, owner = next(step.params for step in asked[0].steps if step.sql == _sql.SET_UP)
+    names, values = (text.strip("{}").split(",") for text in lists)
     settings = dict(zip(names, values, strict=True))
     assert settings['"tcp_user_timeout"'] == f'"{bounds.user_timeout}"'
     assert settings['"idle_session_timeout"'] == '"15000"'
+    assert owner == "42", "for the session, if it is this one's; else for the transaction"
+
+
+@pytest.mark.parametrize("startup_pid", [0, -7, 2**22 + 1, 2**31 - 1])
+def test_nothing_is_prepared_for_a_pooler(startup_pid: int) -> None:
+    """A number that is no process of a server's is a pooler's: what is prepared would stay."""
+    asked, greeting = drive(set_up(startup_pid, Bounds()), answer("42"))
+
+    assert not looks_direct(startup_pid)
+    assert [script.prepare for script in asked] == [False]
+    assert greeting.backend_pid == 42
+
+
+def test_a_server_with_large_numbers_is_served_in_two_round_trips() -> None:
+    """If the process that answers has that number after all, nothing stands in between."""
+    asked, greeting = drive(set_up(2**22 + 1, Bounds()), answer(str(2**22 + 1)), [])
+
+    assert [script.prepare for script in asked] == [False, True]
+    assert greeting.backend_pid == 2**22 + 1
+
+
+def test_a_poolers_number_may_look_like_a_process() -> None:
+    """Then names are prepared on somebody's session; where they were, that is no failure."""
+    exists = refused("42P05", 'prepared statement "advlock_try" already exists', after=7)
+
+    assert drive(set_up(42, Bounds()), exists)[1].backend_pid == 43
 
 
 @pytest.mark.parametrize(
-    ("answer", "reason"),
+    ("said", "reason"),
     [
-        (row("43"), "pooler"),
-        (row(in_recovery="t"), "replica"),
-        (Refused("42883", "function pg_backend_pid() does not exist"), "refused"),
+        (answer(in_recovery="t"), "replica"),
+        (answer(taken="f"), "stub"),
+        (answer(seen="f"), "stub"),
+        (answer(released="f"), "stub"),
+        ([[] for _ in answer()], "stub"),
+        (refused("42883", "function pg_backend_pid() does not exist"), "refused"),
+        (refused("0A000", "not supported", after=3), "refused"),
     ],
 )
-def test_set_up_refuses_where_exclusion_cannot_hold(answer: Any, reason: str) -> None:
-    """A pooler, a replica, and what only looks like PostgreSQL: each with the next step."""
+def test_set_up_refuses_where_exclusion_cannot_hold(said: Any, reason: str) -> None:
+    """A replica, locks that are stubs, and what only looks like PostgreSQL."""
     with pytest.raises(UnsafeServer) as caught:
-        drive(_plan.set_up(42, Bounds()), answer)
+        drive(set_up(42, Bounds()), said)
 
     assert reason == caught.value.reason
+
+
+@pytest.mark.parametrize("after", [0, 3, 4, 5, 6, 7])
+def test_set_up_tells_trouble_that_passes_from_an_unsafe_server(after: int) -> None:
+    """A server that shuts down may be asked again."""
+    with pytest.raises(DatabaseUnavailable):
+        drive(set_up(43, Bounds()), refused("57P01", "terminating connection", after))
 
 
 @pytest.mark.parametrize(

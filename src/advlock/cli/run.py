@@ -247,7 +247,7 @@ def _understood(ctx: click.Context, given: dict[str, Any]) -> _Options:
             given["on_lost"] == "kill",
             f"the lock {given['name']!r}",
         ),
-        Bounds(given["liveness"], given["lease"]),
+        Bounds(given["liveness"], given["lease"], inherited=not given["close"]),
         given["dsn"],
         given["local"],
         given["quiet"],
