@@ -122,7 +122,7 @@ def _command_lines() -> Iterator[tuple[str, list[str]]]:
         for line in block.text.splitlines():
             if found := re.search(r'\["advlock",.*\]', line):
                 yield line, json.loads(found[0])[1:]
-            elif found := re.search(r"(?<![\w.-])advlock ((run|demo|-).*)", line):
+            elif found := re.search(r"(?<![\w.-])advlock ((run|demo|doctor|-).*)", line):
                 yield line, shlex.split(found[1], comments=True)
 
 

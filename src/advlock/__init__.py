@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from advlock._aheld import AsyncHeld
     from advlock._alocks import AsyncLocks
+    from advlock._doctor import Finding, Report, doctor
     from advlock._held import Held
     from advlock._holder import Holder
     from advlock._key import Key
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "_aheld": ("AsyncHeld",),
     "_alocks": ("AsyncLocks",),
+    "_doctor": ("Finding", "Report", "doctor"),
     "_held": ("Held",),
     "_holder": ("Holder",),
     "_key": ("Key",),
@@ -60,6 +62,7 @@ __all__ = [
     "AsyncLocks",
     "ConfigError",
     "DatabaseUnavailable",
+    "Finding",
     "Held",
     "Holder",
     "Key",
@@ -70,8 +73,10 @@ __all__ = [
     "LockNotHeld",
     "LockTimeout",
     "Locks",
+    "Report",
     "TooManyLocks",
     "UnsafeServer",
+    "doctor",
     "try_xact_lock",
     "xact_lock",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_type
+from typing import TYPE_CHECKING, Literal, assert_type
 
 import advlock
 
@@ -71,3 +71,13 @@ def errors(error: advlock.LockTimeout) -> tuple[str, float]:
     """The fields of an error are typed, too."""
     assert_type(advlock.Key.of("nightly").value, int)
     return error.name, error.wait
+
+
+def examined(dsn: str) -> int:
+    """What the doctor hands out."""
+    report = advlock.doctor(dsn, ["nightly", 7, (1, 2)], keys="hashtext")
+    assert_type(report, advlock.Report)
+    assert_type(report.findings, tuple[advlock.Finding, ...])
+    assert_type(report.facts["exclusion"], str)
+    assert_type(report.worst, Literal["error", "warning"] | None)
+    return report.exit_code

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # name: (module, one line for `advlock --help`); the module has a click command of that name.
 COMMANDS = {
     "run": ("advlock.cli.run", "Run a command while holding a lock."),
+    "doctor": ("advlock.cli.doctor", "Say whether locks hold on this database."),
     "demo": ("advlock.cli.demo", "Watch three workers race for a lock, and one of them die."),
 }
 
