@@ -1,11 +1,16 @@
-"""How long the chaos lasts."""
+"""How long the chaos lasts, and on which server."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from clusters import temporary_home
+from servers import find_servers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 HERE = Path(__file__).parent
 _CI_SECONDS = 150.0
@@ -32,3 +37,13 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         for name, text in report.user_properties:
             if name == "chaos":
                 terminalreporter.write_line(f"{report.nodeid}: {text}")
+
+
+@pytest.fixture(scope="session")
+def newest() -> Iterator[Path]:
+    """The programs of the newest server there is: what is long enough on one of them."""
+    with temporary_home() as home:
+        servers = find_servers(home)
+        cluster = max(servers, key=lambda server: int(server.version.partition(".")[0])).cluster
+        assert cluster
+        yield cluster.bindir

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from netns import Network
 
+_CLOSING = 20.0  # seconds, on a busy machine
 TESTS = Path(__file__).resolve().parent.parent
 
 
@@ -25,11 +26,13 @@ class Post:
     """A worker's place, taken by one process after the other.
 
     Attributes:
-        name: Unique in the run; begins with its route, "direct", "far" or "proxied".
+        name: Unique in the run; begins with its route: "direct", "far", "proxied" or "pooled".
 
         arguments: The worker's command line after the name.
 
         network: The network on whose far side it runs; None for here.
+
+        module: What it runs.
 
         process: Who is there now.
     """
@@ -39,6 +42,7 @@ class Post:
     dsn: str
     arguments: list[str] = field(default_factory=list)
     network: Network | None = None
+    module: str = "chaos.worker"
     process: subprocess.Popen[bytes] | None = None
     frozen: bool = False
 
@@ -67,7 +71,7 @@ class Crew:
     def start(self, post: Post) -> None:
         """Put a new process in its place."""
         self._seed += 100
-        command = [sys.executable, "-m", "chaos.worker", post.world, post.dsn, str(self.directory)]
+        command = [sys.executable, "-m", post.module, post.world, post.dsn, str(self.directory)]
         command += [post.name, f"--seed={self._seed}", *post.arguments]
         if post.network:
             command = post.network.command(*command)
@@ -85,6 +89,14 @@ class Crew:
         assert post.process.poll() is None, f"{post.name} died by itself"
         post.process.kill()
         post.process.wait()
+
+    def dismiss(self, post: Post) -> None:
+        """Ask it to close its client and end, and wait until it has."""
+        assert post.process
+        post.process.terminate()
+        code = post.process.wait(_CLOSING)
+        too_soon = -signal.SIGTERM  # it had only begun to import things
+        assert code in (0, too_soon), f"{post.name} ended with {code}"
 
     def freeze(self, post: Post) -> None:
         """Stop it in the middle of whatever it does."""

@@ -97,6 +97,8 @@ class Hold:
         until: Until when it surely did; None when it never looked.
 
         token: Its fencing token, if it drew one.
+
+        released: Whether the server confirmed that its worker gave it back.
     """
 
     worker: str
@@ -105,6 +107,7 @@ class Hold:
     start: int
     until: int | None = None
     token: int | None = None
+    released: bool = False
 
     def __str__(self) -> str:
         until = "no look" if self.until is None else f"{self.until / 1e9:.6f} s"
@@ -147,6 +150,8 @@ class History:
             )
         elif event["event"] == "token":
             self._holds[path, event["hold"]].token = event["token"]
+        elif event["event"] == "released":
+            self._holds[path, event["hold"]].released = True
 
     def holds(self) -> list[Hold]:
         """Every hold, with its last look as it is now."""

@@ -22,7 +22,7 @@ import random
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,8 +49,7 @@ _MOST_FROZEN = 2
 
 _TERMINATE = """
 SELECT pg_terminate_backend(pid) FROM (
-    SELECT pid FROM pg_stat_activity
-    WHERE application_name ~ '^chaos-(direct|far)' ORDER BY random() LIMIT 3
+    SELECT pid FROM pg_stat_activity WHERE application_name ~ %s ORDER BY random() LIMIT 3
 ) AS victims
 """
 
@@ -83,6 +82,9 @@ class Nemesis:
     Attributes:
         log: Every step: when, in seconds of the monotonic clock, and what was done.
     """
+
+    events: ClassVar[tuple[str, ...]] = SERVER_EVENTS
+    victims: ClassVar = "^chaos-(direct|far)"  # whose sessions the server may terminate
 
     def __init__(self, arena: Arena, seed: int) -> None:
         self._arena, self._seed = arena, seed
@@ -121,8 +123,8 @@ class Nemesis:
     def _break_networks_and_servers(self, seconds: float, enough: Callable[[], object]) -> None:
         dice = random.Random(self._seed)  # noqa: S311
         until = time.monotonic() + seconds
-        faults, events = _Bag(dice, NETWORK_FAULTS), _Bag(dice, SERVER_EVENTS)
-        cuts = _Bag(dice, CUTS)
+        faults, events = Bag(dice, NETWORK_FAULTS), Bag(dice, self.events)
+        cuts = Bag(dice, CUTS)
         while time.monotonic() < until or not events.drawn_all:
             if self._failure or enough():
                 return
@@ -132,7 +134,7 @@ class Nemesis:
             self._break_server(dice, event)
             self._await_progress(event)
 
-    def _break_networks(self, dice: random.Random, cuts: _Bag, faults: _Bag) -> None:
+    def _break_networks(self, dice: random.Random, cuts: Bag, faults: Bag) -> None:
         arena = self._arena
         cut = cuts.draw()
         self.say(f"packets dropped {cut}")
@@ -157,7 +159,7 @@ class Nemesis:
         self.say(event)
         if event == "terminate":
             with pair.connect() as session:
-                session.execute(_TERMINATE)
+                session.execute(_TERMINATE, [self.victims])
         elif event == "postmaster killed":
             pair.crash()
         elif event == "fail-over":
@@ -216,8 +218,12 @@ class Nemesis:
             self.say(f"stopped {post.name}")
 
 
-class _Bag:
-    """Draws at random, and everything once before anything twice."""
+class Bag:
+    """Draws at random, and everything once before anything twice.
+
+    Attributes:
+        drawn_all: Whether everything was drawn.
+    """
 
     def __init__(self, dice: random.Random, things: tuple[str, ...]) -> None:
         self._dice, self._things = dice, things
@@ -225,6 +231,7 @@ class _Bag:
         self.drawn_all = False
 
     def draw(self) -> str:
+        """Return the next thing."""
         if not self._left:
             self._left = self._dice.sample(self._things, len(self._things))
         drawn = self._left.pop()

@@ -46,7 +46,7 @@ class Pair:
         self._guests = guests
         self._places = [
             Cluster(bindir, home / name, tcp=True, settings=SETTINGS | {"port": str(port)})
-            for name, port in zip("ab", _quiet_ports(2), strict=True)
+            for name, port in zip("ab", quiet_ports(2), strict=True)
         ]
         self.ports = [int(place._settings["port"]) for place in self._places]
 
@@ -110,7 +110,8 @@ class Pair:
         self._places[1].destroy()
 
 
-def _quiet_ports(count: int) -> list[int]:
+def quiet_ports(count: int) -> list[int]:
+    """Choose ports that no client is given by chance."""
     found: list[int] = []
     while len(found) < count:
         port = random.choice(_PORTS)  # noqa: S311

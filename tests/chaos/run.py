@@ -72,7 +72,8 @@ class Verdict:
 
     def faults(self) -> Counter[str]:
         """What went wrong on purpose, and how often."""
-        words = ("killed and replaced", "stopped", "continued", "packets dropped", "networks")
+        processes = ("killed and replaced", "closed and replaced", "stopped", "continued")
+        words = (*processes, "packets dropped", "networks")
         return Counter(
             next((word for word in words if step.startswith(word)), step.partition(",")[0])
             for _, step in self.steps
@@ -136,7 +137,7 @@ def chaos(
             nemesis.run(seconds, lambda: without_trust and check(history.holds()))
         except Exception:  # noqa: BLE001 - told together with all that led to it
             verdict.failure = traceback.format_exc()
-        _judge(team, history, verdict)
+        judge(team, history, verdict)
         if not verdict.failure:
             _look_for_locks(pair, verdict)
     return verdict
@@ -159,7 +160,8 @@ def _posts(pair: Pair, net: Network, proxies: list[Proxy], liveness: float) -> l
     ]
 
 
-def _judge(team: Crew, history: History, verdict: Verdict) -> None:
+def judge(team: Crew, history: History, verdict: Verdict) -> None:
+    """End whoever is left, and read what all have written."""
     for post in team.posts:
         if post.process and post.process.poll() is None:
             team.kill(post)

@@ -63,7 +63,7 @@ def closed_on_the_server_side_only(stage: Scene) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cut_off", "route", "world"),
+    ("cut_off", "way", "world"),
     [
         (terminated_behind_a_cut_network, "far", "sync"),
         (terminated_behind_a_cut_network, "far", "async"),
@@ -74,11 +74,11 @@ def closed_on_the_server_side_only(stage: Scene) -> None:
     ],
 )
 def test_the_overlap_is_bounded_and_the_token_stops_late_writes(
-    stage: Scene, cut_off: Callable[[Scene], None], route: str, world: str
+    stage: Scene, cut_off: Callable[[Scene], None], way: str, world: str
 ) -> None:
     """Both believe, for no longer than trust lasts; the token of the old one is refused."""
     bound = f"--liveness={LIVENESS}"
-    holder = stage.enter(route, world, bound)
+    holder = stage.enter(way, world, bound)
     stage.await_event("token", holder)
     successor = stage.enter("direct", "sync", bound)
     stage.await_waiter()

@@ -1,16 +1,19 @@
 """A process full of threads, or of tasks, that hold locks and write down when they believed so.
 
-It ends with its stdin, and survives whatever the library raises on purpose; anything else is
-written down as a "crash", which fails the run. `python -m chaos.worker --help` has the options.
+It ends with its stdin, closes its client and ends at a SIGTERM, and survives whatever the library
+raises on purpose; anything else is written down as a "crash", which fails the run.
+`python -m chaos.worker --help` has the options.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import random
+import signal
 import threading
 import time
 import traceback
@@ -19,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import advlock
 
+from . import naive
 from .history import Diary
 
 if TYPE_CHECKING:
@@ -115,6 +119,7 @@ def hold(locks: advlock.Locks, diary: Diary, plan: Plan) -> None:
         page.token(held.token())
         while work.goes_on():
             time.sleep(LOOK)
+    page.ends("released")
 
 
 async def ahold(locks: advlock.AsyncLocks, diary: Diary, plan: Plan) -> None:
@@ -131,6 +136,11 @@ async def ahold(locks: advlock.AsyncLocks, diary: Diary, plan: Plan) -> None:
             time.sleep(rudeness)  # noqa: ASYNC251 - the point
         while work.goes_on():  # noqa: ASYNC110 - looking is what it is here for
             await asyncio.sleep(LOOK)
+    page.ends("released")
+
+
+def _trouble(diary: Diary, error: advlock.LockError) -> None:
+    diary.note("trouble", kind=type(error).__name__, words=str(error))
 
 
 def live(diary: Diary, plan: Plan, once: Callable[[], None]) -> None:
@@ -139,7 +149,7 @@ def live(diary: Diary, plan: Plan, once: Callable[[], None]) -> None:
         try:
             once()
         except advlock.LockError as error:
-            diary.note("trouble", kind=type(error).__name__)
+            _trouble(diary, error)
         except Exception:  # noqa: BLE001 - the run's verdict names it
             diary.note("crash", trace=traceback.format_exc())
         time.sleep(plan.nap())
@@ -151,7 +161,7 @@ async def alive(diary: Diary, plan: Plan, once: Callable[[], Awaitable[None]]) -
         try:
             await once()
         except advlock.LockError as error:
-            diary.note("trouble", kind=type(error).__name__)
+            _trouble(diary, error)
         except Exception:  # noqa: BLE001
             diary.note("crash", trace=traceback.format_exc())
         await asyncio.sleep(plan.nap())
@@ -179,16 +189,25 @@ async def crowd(options: argparse.Namespace, diary: Diary) -> None:
     def say(_loop: object, context: dict[str, Any]) -> None:
         diary.note("crash", trace=repr(context))
 
-    asyncio.get_running_loop().set_exception_handler(say)
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(say)
+    me: Any = asyncio.current_task()
+    _when_dismissed(lambda: loop.call_soon_threadsafe(me.cancel))
     plans = [Plan(options, number) for number in range(options.crowd)]
     async with advlock.AsyncLocks(options.dsn, **_client(options)) as locks:
         jobs = (alive(diary, plan, lambda p=plan: ahold(locks, diary, p)) for plan in plans)  # type: ignore[misc]
-        await asyncio.gather(*jobs)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(*jobs)
 
 
 def threads(options: argparse.Namespace, diary: Diary) -> None:
     """Run the threads of one sync client."""
-    locks = advlock.Locks(options.dsn, **_client(options))
+    locks: Any = (
+        naive.Locks(options.dsn)
+        if options.naive
+        else advlock.Locks(options.dsn, **_client(options))
+    )
+    _when_dismissed(lambda: (locks.close(), os._exit(0)))
     for number in range(options.crowd):
         plan = Plan(options, number)
         arguments = (diary, plan, lambda p=plan: hold(locks, diary, p))  # type: ignore[misc]
@@ -213,7 +232,25 @@ def parse() -> argparse.Namespace:
         action="store_true",
         help="never ask whether the lock is lost: the control, which has to fail",
     )
+    parser.add_argument(
+        "--without-pin",
+        action="store_true",
+        help="let the pooler have its session back after each request: a control as well",
+    )
+    parser.add_argument(
+        "--naive",
+        action="store_true",
+        help="lock as if no pooler were there, without the library: another control",
+    )
     return parser.parse_args()
+
+
+def _when_dismissed(end: Callable[[], object]) -> None:
+    def wait() -> None:
+        signal.sigwait({signal.SIGTERM})
+        end()
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _end_with_stdin() -> None:
@@ -228,8 +265,11 @@ def main() -> None:
     library = logging.getLogger("advlock")
     library.propagate = False
     library.addHandler(_Confess(diary))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # in all threads, so before them
     threading.Thread(target=_end_with_stdin, daemon=True).start()
-    if options.world == "async":
+    if options.without_pin:
+        naive.take_the_pin_out()
+    if options.world == "async" and not options.naive:
         asyncio.run(crowd(options, diary))
     else:
         threads(options, diary)
