@@ -35,7 +35,9 @@ def main() -> None:
             print(" | ".join(facts.values()), end="\n\n", flush=True)
             print(f"{'hold and release, cycles/s':30}{'advlock':>9}{'baseline':>10}   ratio")
         results = []
-        for comparison in compare(dsn, rounds=options.rounds, seconds=options.seconds):
+        for comparison in compare(
+            dsn, options.pooler, rounds=options.rounds, seconds=options.seconds
+        ):
             results.append(as_dict(comparison))
             if not options.json:
                 print(as_line(comparison), flush=True)
@@ -58,6 +60,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--pin", action="store_true", help="keep client and (embedded) server on one core"
     )
+    parser.add_argument("--pooler", metavar="DSN", help="the same database through a pooler, too")
     parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
     return parser.parse_args()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self, TypeVar
 
 import asyncpg
@@ -37,6 +38,7 @@ KEYS: Final = [Key.of(name).value for name in NAMES]
 
 # The placeholders are each driver's own; both prepare such statements and cache them.
 TRY, UNLOCK = "SELECT pg_try_advisory_lock(%s)", "SELECT pg_advisory_unlock(%s)"
+XACT_TRY = "SELECT pg_try_advisory_xact_lock(%s)"
 TRY_1, UNLOCK_1 = TRY.replace("%s", "$1"), UNLOCK.replace("%s", "$1")
 
 
@@ -59,13 +61,16 @@ class Comparison(NamedTuple):
     rates: Rates
 
 
-def compare(dsn: str, *, rounds: int, seconds: float) -> Iterator[Comparison]:
-    """Measure one case after the other."""
+def compare(dsn: str, pooler: str | None, *, rounds: int, seconds: float) -> Iterator[Comparison]:
+    """Measure one case after the other; those behind `pooler`, if one is given."""
     cases: dict[str, tuple[Case, dict[str, float | None]]] = {
         "sync, one thread": (one_thread, {"psycopg": 1.0}),
         f"async, {TASKS} tasks": (many_tasks, {"asyncpg": 8.0, f"asyncpg pool of {POOL}": None}),
         "async, one task": (one_task, {"psycopg": None}),
     }
+    if pooler is not None:
+        baselines = {"psycopg, a transaction": None, "advlock, direct": None}
+        cases["behind a pooler, one thread"] = partial(pooled, pooler), baselines
     for title, (case, targets) in cases.items():
         with case(dsn) as contenders:
             rates = race(contenders, rounds=rounds, seconds=seconds)
@@ -98,6 +103,38 @@ def one_thread(dsn: str) -> Iterator[Contenders]:
             return cycles
 
         yield {OURS: ours, "psycopg": bare}
+
+
+@contextlib.contextmanager
+def pooled(pooler: str, dsn: str) -> Iterator[Contenders]:
+    """Hold and release through a pooler: against a transaction-level lock, and the direct way."""
+    name, key = NAMES[0], (KEYS[0],)
+    with (
+        Locks(pooler) as behind,
+        Locks(dsn) as before,
+        psycopg.connect(pooler, autocommit=True, prepare_threshold=None) as connection,
+    ):
+
+        def ours(locks: Locks, seconds: float) -> int:
+            cycles, until = 0, time.perf_counter() + seconds
+            while time.perf_counter() < until:
+                with locks.hold(name):
+                    cycles += 1
+            return cycles
+
+        def bare(seconds: float) -> int:
+            cycles, until = 0, time.perf_counter() + seconds
+            while time.perf_counter() < until:
+                with connection.transaction():
+                    assert connection.execute(XACT_TRY, key).fetchone() == (True,)
+                cycles += 1
+            return cycles
+
+        yield {
+            OURS: partial(ours, behind),
+            "psycopg, a transaction": bare,
+            "advlock, direct": partial(ours, before),
+        }
 
 
 @contextlib.contextmanager
