@@ -40,6 +40,7 @@ class Bouncer:
         self._user = given["user"]
         self._target = " ".join(f"{word}={given[word]}" for word in ("host", "port", "user"))
         self._config = home / "pgbouncer.ini"
+        self._words = home / "pgbouncer.log"
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
         self.settings: dict[str, object] = {
@@ -67,10 +68,10 @@ class Bouncer:
         switch: dict[str, Any] = {}
         if account.foreign:
             switch = {"user": account.uid, "group": account.gid, "extra_groups": []}
-        quiet = subprocess.DEVNULL
-        self._process = process = subprocess.Popen(
-            [PROGRAM, "-q", self._config], stdout=quiet, stderr=quiet, cwd="/", **switch
-        )
+        with self._words.open("ab") as words:
+            self._process = process = subprocess.Popen(
+                [PROGRAM, self._config], stdout=words, stderr=words, cwd="/", **switch
+            )
         eventually(lambda: process.poll() is not None or answers(self.dsn("pgbouncer")), within=10)
         assert process.poll() is None, f"PgBouncer ended at once with {process.returncode}"
 
@@ -103,6 +104,13 @@ class Bouncer:
         """The running program."""
         assert self._process is not None
         return self._process
+
+    def check(self) -> None:
+        """Fail if it has ended by itself, with the last that it said."""
+        code = self.process.poll()
+        if code not in (None, -signal.SIGKILL, -signal.SIGTERM, 0):
+            words = self._words.read_text(errors="replace").splitlines()[-20:]
+            raise AssertionError("\n".join((f"PgBouncer ended with {code}:", *words)))
 
     def kill(self) -> None:
         """End it at once, as a crash does."""
@@ -145,5 +153,6 @@ def bouncer_before(upstream: str, mode: str, **settings: object) -> Iterator[Bou
         made.start()
         try:
             yield made
+            made.check()
         finally:
             made.kill()

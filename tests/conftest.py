@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 from psycopg import sql
+from routes import routes_of
 from servers import Server, find_servers, locks_in_db
 from waiting import eventually
 
@@ -31,6 +32,7 @@ _RELEASE_SECONDS = 2.0
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the run's directory, or take over the one that the xdist controller has made."""
+    config.addinivalue_line("markers", "routes(names, why): the routes on which a test runs")
     path: Path | None = None
     if not os.environ.get("ADVLOCK_TEST_DSN"):
         path = _home_path(config)
@@ -72,9 +74,17 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run every test that needs a server once per server."""
-    if "server" in metafunc.fixturenames:
-        names = [server.name for server in metafunc.config.stash[_servers]]
+    """Run every test that needs a server once per server; and per route to it, if it has routes."""
+    if "server" not in metafunc.fixturenames:
+        return
+    servers = metafunc.config.stash[_servers]
+    if "route" in metafunc.fixturenames:
+        ways = routes_of(metafunc.definition, servers)
+        metafunc.parametrize(
+            ("server", "route"), ways.values(), ids=ways, indirect=True, scope="session"
+        )
+    else:
+        names = [server.name for server in servers]
         metafunc.parametrize("server", names, indirect=True, scope="session")
 
 
@@ -87,8 +97,8 @@ def server(request: pytest.FixtureRequest) -> Server:
 
 
 @pytest.fixture(scope="session")
-def dsn(server: Server) -> Iterator[str]:
-    """A database that no other worker uses, as a libpq connection string."""
+def database(server: Server) -> Iterator[str]:
+    """A database that no other worker uses, as a libpq connection string: the straight way."""
     name = f"advlock_test_{secrets.token_hex(4)}"
     identifier = sql.Identifier(name)
     with psycopg.connect(server.superuser_dsn, autocommit=True) as connection:
@@ -98,20 +108,26 @@ def dsn(server: Server) -> Iterator[str]:
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(identifier))
 
 
+@pytest.fixture(scope="session")
+def dsn(database: str) -> str:
+    """The same, for clients; tests/conformance sends them through poolers, too."""
+    return database
+
+
 @pytest.fixture
-def admin(dsn: str) -> Iterator[psycopg.Connection[Any]]:
+def admin(database: str) -> Iterator[psycopg.Connection[Any]]:
     """A bystander's connection to the same database, in autocommit mode."""
-    with psycopg.connect(dsn, autocommit=True, application_name="test-admin") as connection:
+    with psycopg.connect(database, autocommit=True, application_name="test-admin") as connection:
         yield connection
 
 
 @pytest.fixture(autouse=True)
 def _no_lock_stays_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves an advisory lock in its database; end the sessions that hold it."""
-    if "dsn" not in request.fixturenames:
+    if "database" not in request.fixturenames:
         yield
         return
-    database = request.getfixturevalue("dsn")
+    database = request.getfixturevalue("database")
     yield
     with psycopg.connect(database, autocommit=True, application_name="test-check") as check:
         with contextlib.suppress(AssertionError):

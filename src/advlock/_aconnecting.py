@@ -74,8 +74,10 @@ async def _set_up(
         # Not on the loop: it waits, once for each client, and shares its code with the sync side.
         if pooler is None:
             pooler = (await in_a_thread(probe, conninfo)).checked(conninfo)
+        if session.lost is not None:
+            raise SessionLost(session.lost)  # noqa: TRY301
         if not pooler.pins:
-            plan = set_up(greeting.backend_pid, session.pulse.bounds, prepare=False)
+            plan = set_up(greeting.backend_pid, session.pulse.bounds)
             if await _greet(session, plan) == greeting:
                 session.wire = LentWire(session.wire.connection, greeting.backend_pid)
                 return Connected(session.wire, greeting.server, pooler)

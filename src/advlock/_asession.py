@@ -329,7 +329,8 @@ class AsyncSession:
         elif waits and now() - self._asked >= self.pulse.bounds.trust:
             self.end(f"{self.wire.silence} for {self.pulse.bounds.trust:.1f} s")
         elif carries or waits or (self.pulse.bounds.lease is not None and not self.wire.pinned):
-            if not self._busy and self.pulse.due(now()):
+            # Not during the set-up, which may go on with another wire.
+            if self._on_lost is not None and not self._busy and self.pulse.due(now()):
                 self._beat()
             left = self.pulse.left(now()) if carries else heartbeat
             self._look_in(min(heartbeat, max(left, 0.0)))
@@ -379,9 +380,7 @@ class AsyncSession:
 
     def _fail_all(self) -> None:
         ops = [op for op in (*self._ops, *self._pending) if not op.done]
-        waiting = [future for _, future in self._scripts]
-        if self._script is not None:
-            waiting.append(self._script)
+        waiting = [*(future for _, future in self._scripts), *filter(None, (self._script,))]
         self._ops = []
         self._pending.clear()
         self._scripts.clear()

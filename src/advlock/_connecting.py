@@ -87,7 +87,7 @@ def _set_up(wire: Wire, conninfo: str, dsn: Dsn, pulse: Pulse, pooler: Verdict |
         pulse.bounds = pulse.bounds.behind_a_pooler()
         pooler = pooler or probe(conninfo).checked(conninfo)
         if not pooler.pins:
-            plan = set_up(greeting.backend_pid, pulse.bounds, prepare=False)
+            plan = set_up(greeting.backend_pid, pulse.bounds)
             if _greet(session, plan) == greeting:
                 wire = LentWire(wire.connection, greeting.backend_pid)
                 return Connected(wire, greeting.server, pooler)

@@ -77,7 +77,6 @@ class Script(NamedTuple):
     """
 
     steps: tuple[Step, ...]
-    prepare: bool = False
     patient: bool = False
     locks: bool = False
     frees: bool = False

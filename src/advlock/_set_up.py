@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 _LARGEST_PID: Final = 2**22  # Linux's; a pooler makes its numbers up
 _FACTS: Final = slice(len(_sql.OPENING), len(_sql.OPENING) + 3)  # the answers that count
-_STATEMENTS: Final = _FACTS.stop + 1  # behind them comes what is prepared
 
 
 class Identity(NamedTuple):
@@ -39,26 +38,23 @@ class Greeting(NamedTuple):
         server: Which one it is.
 
         backend_pid: The process that answers. Only if it is the one that the session began with,
-            the settings are the session's, and its statements are prepared.
+            the settings are the session's.
     """
 
     server: Identity
     backend_pid: int
 
 
-def set_up(startup_pid: int, bounds: Bounds, *, prepare: bool = True) -> SessionPlan[Greeting]:
+def set_up(startup_pid: int, bounds: Bounds) -> SessionPlan[Greeting]:
     """Make a new session ours: immune to a DBA's defaults, and safe to lock on.
 
     Afterwards the server is a primary that really locks. If it talks to us directly, the session's
-    settings are `_sql.SETTINGS` and those of `bounds`, and (if `prepare` says so) its hot
-    statements are prepared; behind a pooler nothing is left of this.
+    settings are `_sql.SETTINGS` and those of `bounds`; behind a pooler nothing is left of this.
 
     Raises:
         UnsafeServer: the server is a read replica, or no PostgreSQL that locks.
     """
-    plausible = looks_direct(startup_pid)
     key = (str(random.getrandbits(63)),)
-    failed = None
     try:
         answer = yield Script(
             (
@@ -66,17 +62,14 @@ def set_up(startup_pid: int, bounds: Bounds, *, prepare: bool = True) -> Session
                 Step(_sql.TRY_ONE, key),
                 Step(_sql.SET_UP, settings(startup_pid, bounds)),
                 Step(_sql.UNLOCK_ONE, key),
-                Step(_sql.COMMIT, sync=True),
-            ),
-            prepare=prepare and plausible,
+                Step(_sql.COMMIT),
+            )
         )
     except Refused as refusal:
-        failed = refusal
-        answer = refusal.rows
-    greeting = _judge(answer, failed, startup_pid)
-    if prepare and not plausible and greeting.backend_pid == startup_pid:
-        yield Script((), prepare=True)
-    return greeting
+        if refusal.sqlstate[:2] in PASSING:
+            raise server_error(refusal) from refusal
+        raise _refused(refusal) from refusal
+    return _judge(answer)
 
 
 def looks_direct(startup_pid: int) -> bool:
@@ -114,11 +107,7 @@ def read(row: tuple[str | None, ...]) -> tuple[Greeting, bool]:
     return Greeting(server, int(backend_pid or 0)), locks == "t"
 
 
-def _judge(answer: Rows, refusal: Refused | None, startup_pid: int) -> Greeting:
-    if refusal is not None and len(answer) < _STATEMENTS:
-        if refusal.sqlstate[:2] in PASSING:
-            raise server_error(refusal) from refusal
-        raise _refused(refusal) from refusal
+def _judge(answer: Rows) -> Greeting:
     (taken,), facts, (released,) = (rows[0] if rows else (None,) for rows in answer[_FACTS])
     greeting, locks = read(facts) if len(facts) > 1 else (None, False)
     if greeting is None or not (taken == released == "t" and locks):
@@ -128,8 +117,6 @@ def _judge(answer: Rows, refusal: Refused | None, startup_pid: int) -> Greeting:
             "are; point advlock at a PostgreSQL server",
             reason="stub",
         )
-    if refusal is not None and greeting.backend_pid == startup_pid:
-        raise server_error(refusal) from refusal
     return greeting
 
 

@@ -34,11 +34,12 @@ _INT8: Final = 20
 _SMALLINT_ARRAY: Final = 1005
 _BIGINT_ARRAY: Final = 1016
 _BINARY: Final = 1
-_PREPARED: Final = (
-    (b"advlock_try", _sql.TRY_ONE.encode(), (_INT8,)),
-    (b"advlock_unlock", _sql.UNLOCK_ONE.encode(), (_INT8,)),
-    (b"advlock_batch", _sql.BATCH.encode(), (_SMALLINT_ARRAY, _BIGINT_ARRAY)),
-)
+_BATCH: Final = b"advlock_batch"
+_STATEMENTS: Final = {
+    b"advlock_try": (_sql.TRY_ONE.encode(), (_INT8,)),
+    b"advlock_unlock": (_sql.UNLOCK_ONE.encode(), (_INT8,)),
+    _BATCH: (_sql.BATCH.encode(), (_SMALLINT_ARRAY, _BIGINT_ARRAY)),
+}
 _ALONE: Final = {_sql.TRY: b"advlock_try", _sql.UNLOCK: b"advlock_unlock"}
 _pack_int8: Final = struct.Struct(">q").pack
 _FORMAT_BINARY: Final = (_BINARY,)
@@ -85,9 +86,9 @@ class Answer(NamedTuple):
         Raises:
             Refused: the server answered with an error.
         """
-        result = self.results[0]
+        result = self.results[-1]  # the one before it is that of its preparation
         if result.status != pq.ExecStatus.TUPLES_OK:
-            raise _refusal(result)
+            raise _refusal(self.results[0] if self.results[0].status == _ERROR else result)
         value = result.get_value
         return [value(row, 0) in (b"\x01", b"t") for row in range(result.ntuples)]
 
@@ -97,6 +98,8 @@ class Wire:
 
     __slots__ = (
         "_connection",
+        "_prepared",
+        "_preparing",
         "_results",
         "_syncs",
         "_words",
@@ -125,6 +128,8 @@ class Wire:
         self.pgconn.notice_handler = partial(_listen, self._words)  # no cycle through ourselves
         self._results: list[Any] = []
         self._syncs = 0
+        self._prepared: set[bytes] = set()
+        self._preparing: bytes | None = None
         self.expects = False
         self.unsent = False
         self.silence = "the server did not answer"  # what it means that no answer comes
@@ -137,16 +142,34 @@ class Wire:
         pgconn = self.pgconn
         self._results, self._syncs = [], 0
         name = _ALONE.get(ops[0].code) if len(ops) == 1 else None
+        arguments: tuple[Any, ...]
         if name is not None:
-            key = (_pack_int8(ops[0].value),)
-            pgconn.send_query_prepared(name, key, _FORMAT_BINARY, _BINARY)
+            arguments = (name, (_pack_int8(ops[0].value),), _FORMAT_BINARY, _BINARY)
         else:
             codes = ",".join([str(op.code) for op in ops])
             values = ",".join([str(op.value) for op in ops])
-            arrays = (f"{{{codes}}}".encode(), f"{{{values}}}".encode())
-            pgconn.send_query_prepared(b"advlock_batch", arrays)
+            arguments = (name := _BATCH, (f"{{{codes}}}".encode(), f"{{{values}}}".encode()))
+        if name in self._prepared:
+            pgconn.send_query_prepared(*arguments)
+        else:
+            self._prepare_and_send(name, arguments)
         self.expects = True
         self.unsent = bool(pgconn.flush())
+
+    def _prepare_and_send(self, name: bytes, arguments: tuple[Any, ...]) -> None:
+        # Not earlier: on a session that a pooler lends, the name would stay behind.
+        pgconn = self.pgconn
+        self._preparing, self._syncs = name, 1
+        self._call(
+            (pgconn.enter_pipeline_mode,),
+            (pgconn.send_prepare, name, *_STATEMENTS[name]),
+            (pgconn.send_query_prepared, *arguments),
+            (pgconn.pipeline_sync,),
+        )
+
+    def _call(self, *calls: tuple[Any, ...]) -> None:
+        # In C from end to end: an exception between two instructions cannot leave half a request.
+        deque(starmap(call, calls), maxlen=0)
 
     def send_heartbeat(self) -> None:
         """Ask for nothing but an answer."""
@@ -164,13 +187,10 @@ class Wire:
             calls.append((pgconn.send_query_params, step.sql.encode(), params))
             if step.sync:
                 calls.append((pgconn.pipeline_sync,))
-        if script.prepare:
-            calls += [(pgconn.send_prepare, *statement) for statement in _PREPARED]
         calls.append((pgconn.pipeline_sync,))
         self._results = []
         self._syncs = sum(step.sync for step in script.steps) + 1
-        # In C from end to end: an exception between two instructions cannot leave half a request.
-        deque(starmap(call, calls), maxlen=0)
+        self._call(*calls)
         self.expects = True
         self.unsent = bool(pgconn.flush())
 
@@ -203,6 +223,10 @@ class Wire:
         if pgconn.pipeline_status:
             pgconn.exit_pipeline_mode()
         self.expects = False
+        if self._preparing is not None:
+            if results[0].status == pq.ExecStatus.COMMAND_OK:
+                self._prepared.add(self._preparing)
+            self._preparing = None
         return Answer([r for r in results if r is not None and r.status != _SYNC])
 
     def _hear_last_words(self) -> None:

@@ -10,14 +10,16 @@ from servers import locks_in_db
 from waiting import aeventually
 
 from advlock import Key
+from advlock._ledger import ASKING
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
 
     from psycopg import Connection
     from servers import LockRow
 
     Admin = Connection[Any]
+    Sessions = Callable[[str], list[object]]
 
 _ENTRIES = """
 SELECT pid, granted, mode FROM pg_locks
@@ -87,6 +89,24 @@ async def is_waiting(admin: Admin, *names: Any, count: int = 1) -> list[int]:
     return await aeventually(
         lambda: len(pids := waiting(admin, *names)) >= count and pids, message="a waiter"
     )
+
+
+async def contends(client: Any, admin: Admin, *names: Any, count: int = 1) -> None:
+    """Wait until `count` callers of our client wait for these: on the server, or, pinned, polling.
+
+    A client that is pinned asks again and again instead, so nobody sees it in pg_locks.
+    """
+    keys = [client._ascii_key(name) for name in names]
+
+    def naps(ticket: Any) -> bool:
+        return ticket.key in keys and ticket.state is ASKING and ticket.waker is not None
+
+    def are_there() -> bool:
+        if client._pinned:
+            return sum(map(naps, client._ledger.tickets())) >= count
+        return len(waiting(admin, *names)) >= count
+
+    await aeventually(are_there, message="a waiter")
 
 
 async def turns_red(check: Coroutine[Any, Any, None]) -> None:

@@ -11,7 +11,7 @@ from waiting import aeventually
 
 from advlock import LockLost
 
-from .helpers import holding, is_waiting, one, soon, terminate, turns_red
+from .helpers import contends, holding, no_locks, one, soon, terminate, turns_red
 from .test_liveness import LIVENESS, silenced
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ async def test_a_decorated_function_is_cancelled(
     for way in (client.hold, client.attempt):
         decorated = way(name, cancel_on_lost=True)(body)
         for _ in range(2):
+            await no_locks(admin)  # a session that is told to end lets go a moment later
             with pytest.raises(LockLost) as caught:
                 await decorated()
             assert isinstance(caught.value.__cause__, asyncio.CancelledError)
@@ -112,7 +113,7 @@ async def test_a_lock_that_was_waited_for(
     pending = asyncio.ensure_future(
         check_cancelled(client.hold(name, cancel_on_lost=True), name, admin)
     )
-    await is_waiting(admin, name)
+    await contends(client, admin, name)
     one(rival, "SELECT pg_advisory_unlock(hashtextextended(%s, 0))", name)
     await soon(pending)
 

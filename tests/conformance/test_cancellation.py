@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from waiting import aeventually
 
-from .helpers import backends, entries, holding, is_waiting, no_locks, one, soon
+from .helpers import contends, entries, holding, is_waiting, no_locks, one, soon
 from .worlds import World
 
 if TYPE_CHECKING:
     from advlock import AsyncLocks
 
-    from .helpers import Admin
+    from .helpers import Admin, Sessions
 
 
 TAKE = "SELECT pg_advisory_lock(hashtextextended(%s, 0))"
@@ -116,19 +116,25 @@ async def test_asyncio_timeout_is_a_timeout(
 
 
 async def test_a_cancelled_waiter_leaves_the_servers_queue(
-    world: World, dsn: str, name: str, application: str, rival: Admin, admin: Admin
+    world: World,
+    dsn: str,
+    name: str,
+    application: str,
+    sessions: Sessions,
+    rival: Admin,
+    admin: Admin,
 ) -> None:
     """Its session ends at once, so it cannot be granted the lock later."""
     client = world.client(dsn, application_name=application)
     await works(client, name)
     rival.execute(TAKE, [name])
     task = asyncio.ensure_future(client.hold(name).__aenter__())
-    await is_waiting(admin, name)
+    await contends(client, admin, name)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     await aeventually(lambda: len(entries(admin, name)) == 1, within=1)
-    await aeventually(lambda: len(backends(admin, application)) == 1, within=1)
+    await aeventually(lambda: len(sessions(application)) == 1, within=1)
 
 
 async def test_a_cancelled_body_is_cancelled(

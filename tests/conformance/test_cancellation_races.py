@@ -17,14 +17,14 @@ from waiting import aeventually
 
 from advlock import AsyncLocks, LockTimeout
 
-from .helpers import backends, no_locks
+from .helpers import no_locks
 from .races import Releaser
 from .worlds import World
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from .helpers import Admin
+    from .helpers import Admin, Sessions
 
 # × two servers: 2 000 cancellations that hit a task which was still at it
 RACES = {"free": 300, "grant": 300, "queue": 200, "all": 100, "connect": 100}
@@ -161,7 +161,7 @@ async def test_cancelled_in_hold_all(world: World, dsn: str, name: str, admin: A
 
 
 async def test_cancelled_while_connecting(
-    world: World, dsn: str, name: str, application: str, admin: Admin
+    world: World, dsn: str, name: str, application: str, sessions: Sessions, admin: Admin
 ) -> None:
     """A client whose first caller is cancelled is good for the next; no session is left over."""
     del world
@@ -178,4 +178,4 @@ async def test_cancelled_while_connecting(
             await works(client, name)
         await client.close()
     await no_locks(admin)
-    await aeventually(lambda: not backends(admin, application), message="all sessions ended")
+    await aeventually(lambda: not sessions(application), message="all sessions ended")

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from routes import not_pinned
 from waiting import aeventually
 
 from advlock import AsyncLocks, LockError, LockLost, Locks
 
-from .helpers import backends, holding, is_waiting, no_locks, one, soon, waiting
+from .helpers import holding, is_waiting, no_locks, one, soon, waiting
 from .test_liveness import AT_ONCE, LIVENESS, silenced
 from .worlds import awaited
 
 if TYPE_CHECKING:
-    from .helpers import Admin
+    from .helpers import Admin, Sessions
     from .worlds import World
 
 TAKE = "SELECT pg_advisory_lock(hashtextextended(%s, 0))"
@@ -61,6 +62,7 @@ class Gate:
         self._open.set()
 
 
+@not_pinned("nobody connects there in order to wait")
 async def test_a_waiter_that_connects(
     world: World,
     dsn: str,
@@ -68,6 +70,7 @@ async def test_a_waiter_that_connects(
     rival: Admin,
     admin: Admin,
     application: str,
+    sessions: Sessions,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """close() while a session to wait on is being made: hold() ends, nothing waits any more."""
@@ -87,7 +90,7 @@ async def test_a_waiter_that_connects(
     with pytest.raises(LockError, match="closed"):
         await soon(pending, within=1)
     await soon(closing, within=1)
-    await aeventually(lambda: not backends(admin, application))
+    await aeventually(lambda: not sessions(application))
     assert not waiting(admin, name)
 
 
@@ -135,6 +138,7 @@ async def test_a_body_with_cancel_on_lost(world: World, dsn: str, name: str) -> 
 # -- a server that is silent -----------------------------------------------------------------------
 
 
+@not_pinned("a client has only one session there")
 async def test_closing_several_silent_sessions(
     world: World, dsn: str, name: str, rival: Admin, admin: Admin
 ) -> None:

@@ -15,11 +15,11 @@ from waiting import aeventually
 
 from advlock import DatabaseUnavailable, _watch
 
-from .helpers import backends, holding, soon
+from .helpers import holding, soon
 from .processes import program
 
 if TYPE_CHECKING:
-    from .helpers import Admin
+    from .helpers import Admin, Sessions
     from .worlds import World
 
 NO_DESCRIPTOR = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -52,8 +52,8 @@ async def test_a_session_that_cannot_be_looked_after(
     world: World,
     dsn: str,
     name: str,
-    admin: Admin,
     application: str,
+    sessions: Sessions,
     monkeypatch: pytest.MonkeyPatch,
     module: Any,
     missing: str,
@@ -67,7 +67,7 @@ async def test_a_session_that_cannot_be_looked_after(
             shortage.setattr(_watch, module.__name__, Without(module, missing, error))
             with pytest.raises(DatabaseUnavailable, match=str(error.args[-1])):
                 await soon(actor.entering(client.hold(name)), within=2)
-            await aeventually(lambda: not backends(admin, application))
+            await aeventually(lambda: not sessions(application))
         context = client.hold(name, wait=5)
         await actor.enter(context)
         await actor.exit(context)

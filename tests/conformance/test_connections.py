@@ -8,17 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from clusters import private_cluster
+from routes import not_pinned
 from servers import locks_in_db
 from waiting import aeventually
 
 from advlock import TooManyLocks
 
-from .helpers import backends, entries, holding, is_waiting, no_locks, one, soon, waiting
+from .helpers import contends, entries, holding, no_locks, one, soon, waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .helpers import Admin
+    from .helpers import Admin, Sessions
     from .worlds import World
 
 TAKE = "SELECT pg_advisory_lock(hashtextextended(%s, 0))"
@@ -28,15 +29,15 @@ FREE = "SELECT pg_advisory_unlock(hashtextextended(%s, 0))"
 class Census:
     """Counts a client's sessions again and again, and remembers the most there were."""
 
-    def __init__(self, admin: Admin, application: str) -> None:
-        self._admin = admin
+    def __init__(self, sessions: Sessions, application: str) -> None:
+        self._sessions = sessions
         self._application = application
         self.most = self.samples = 0
 
     async def take(self) -> None:
         """Go on until cancelled."""
         while True:
-            self.most = max(self.most, len(backends(self._admin, self._application)))
+            self.most = max(self.most, len(self._sessions(self._application)))
             self.samples += 1
             await asyncio.sleep(0.003)
 
@@ -52,35 +53,43 @@ class Census:
 
 
 async def check_many_locks_one_backend(
-    world: World, dsn: str, name: str, application: str, admin: Admin, count: int
+    world: World,
+    dsn: str,
+    name: str,
+    application: str,
+    sessions: Sessions,
+    admin: Admin,
+    count: int,
 ) -> None:
     """Hold `count` locks at a time; they must all be one session's, and there only be that one."""
     client = world.client(dsn, application_name=application)
     actors = world.actors(4)
+    await actors[0].enter(warm := client.hold(name))  # finding out about a pooler takes two more
+    await actors[0].exit(warm)
     contexts = [client.hold(f"{name}-{number}") for number in range(count)]
-    with Census(admin, application).taken() as census:
+    with Census(sessions, application).taken() as census:
         for start in range(0, count, len(actors)):
             batch = zip(actors, contexts[start:], strict=False)
             await asyncio.gather(*(actor.enter(context) for actor, context in batch))
         rows = locks_in_db(admin)
         assert (len(rows), len({row.pid for row in rows})) == (count, 1)
-        assert len(backends(admin, application)) == 1
+        assert len(sessions(application)) == 1
         for start in range(0, count, len(actors)):
             batch = zip(actors, contexts[start:], strict=False)
             await asyncio.gather(*(actor.exit(context) for actor, context in batch))
     assert census.most == 1
-    assert len(backends(admin, application)) == 1
+    assert len(sessions(application)) == 1
 
 
 async def test_a_thousand_locks_one_backend(
-    world: World, dsn: str, name: str, application: str, admin: Admin
+    world: World, dsn: str, name: str, application: str, sessions: Sessions, admin: Admin
 ) -> None:
     """1 000 locks held at the same time: one session, and each is released independently."""
-    await check_many_locks_one_backend(world, dsn, name, application, admin, 1000)
+    await check_many_locks_one_backend(world, dsn, name, application, sessions, admin, 1000)
 
 
 async def test_many_at_work_few_backends(
-    world: World, dsn: str, name: str, application: str, admin: Admin
+    world: World, dsn: str, name: str, application: str, sessions: Sessions, admin: Admin
 ) -> None:
     """64 actors that each take and release 100 different locks: at most 4 sessions, ever."""
     client = world.client(dsn, application_name=application)
@@ -92,14 +101,14 @@ async def test_many_at_work_few_backends(
             await actor.enter(context)
             await actor.exit(context)
 
-    with Census(admin, application).taken() as census:
+    with Census(sessions, application).taken() as census:
         await asyncio.gather(*(work(number) for number in range(64)))
     assert census.most <= 4
     await no_locks(admin)
 
 
 async def test_contention_stays_within_the_budget(
-    world: World, dsn: str, name: str, application: str, admin: Admin
+    world: World, dsn: str, name: str, application: str, sessions: Sessions, admin: Admin
 ) -> None:
     """Two clients whose actors fight for few locks: at most max_connections sessions each."""
     client = world.client(dsn, application_name=application, max_connections=3)
@@ -113,47 +122,66 @@ async def test_contention_stays_within_the_budget(
             await asyncio.sleep(0.001)
             await actor.exit(context)
 
-    with Census(admin, application).taken() as census:
+    with Census(sessions, application).taken() as census:
         people = [(who, number) for who in (client, other) for number in range(8)]
         await asyncio.gather(*(work(who, number) for who, number in people))
     assert census.most <= 3
     await no_locks(admin)
-    await aeventually(lambda: len(backends(admin, application)) == 1, message="the waiters' go")
+    await aeventually(lambda: len(sessions(application)) == 1, message="the waiters' go")
 
 
 async def test_a_waiting_lock_costs_one_more(
-    world: World, dsn: str, name: str, application: str, rival: Admin, admin: Admin
+    world: World,
+    dsn: str,
+    name: str,
+    application: str,
+    sessions: Sessions,
+    rival: Admin,
+    admin: Admin,
 ) -> None:
-    """While one lock waits there are two sessions, and after its release one."""
+    """While one lock waits there are two sessions, or one that polls; after its release one."""
     client, actor = world.client(dsn, application_name=application), world.actor()
     held = client.hold(f"{name}-held")
     await actor.enter(held)
     rival.execute(TAKE, [name])
     context = client.hold(name)
     pending = actor.entering(context)
-    await is_waiting(admin, name)
-    assert len(backends(admin, application)) == 2
+    await contends(client, admin, name)
+    assert len(sessions(application)) == 1 + (not client._pinned)
     assert one(rival, FREE, name)
     await soon(pending)
     await actor.exit(context)
-    await aeventually(lambda: len(backends(admin, application)) == 1, within=2)
+    await aeventually(lambda: len(sessions(application)) == 1, within=2)
     await actor.exit(held)
 
 
 async def test_a_wait_that_timed_out_costs_nothing(
-    world: World, dsn: str, name: str, application: str, rival: Admin, admin: Admin
+    world: World,
+    dsn: str,
+    name: str,
+    application: str,
+    sessions: Sessions,
+    rival: Admin,
+    admin: Admin,
 ) -> None:
     """After a timeout the waiting session is gone."""
     client, actor = world.client(dsn, application_name=application), world.actor()
     rival.execute(TAKE, [name])
     for _ in range(3):
         assert not await actor.call(client.lock(name).acquire, timeout=0.05)
-        await aeventually(lambda: len(backends(admin, application)) == 1, within=2)
+        await aeventually(lambda: len(sessions(application)) == 1, within=2)
     assert len(entries(admin, name)) == 1
 
 
+@not_pinned("it polls there, whatever the budget is")
 async def test_waiters_beyond_the_budget_share_the_first(
-    world: World, dsn: str, name: str, application: str, rival: Admin, admin: Admin
+    world: World,
+    dsn: str,
+    name: str,
+    application: str,
+    sessions: Sessions,
+    rival: Admin,
+    admin: Admin,
 ) -> None:
     """Ten locks waited for with a budget of three sessions: three, and all ten are served."""
     client = world.client(dsn, application_name=application, max_connections=3)
@@ -161,10 +189,10 @@ async def test_waiters_beyond_the_budget_share_the_first(
     for busy in names:
         rival.execute(TAKE, [busy])
     people = [(world.actor(), client.hold(busy)) for busy in names]
-    with Census(admin, application).taken() as census:
+    with Census(sessions, application).taken() as census:
         pending = [actor.entering(context) for actor, context in people]
         await aeventually(lambda: len(waiting(admin, *names)) == 2, message="two server waits")
-        assert len(backends(admin, application)) == 3
+        assert len(sessions(application)) == 3
         for busy in reversed(names):
             assert one(rival, FREE, busy)
         await asyncio.wait_for(asyncio.gather(*pending), 5)
@@ -172,11 +200,16 @@ async def test_waiters_beyond_the_budget_share_the_first(
         for actor, context in people:
             await actor.exit(context)
     assert census.most == 3
-    await aeventually(lambda: len(backends(admin, application)) == 1)
+    await aeventually(lambda: len(sessions(application)) == 1)
 
 
 async def test_a_client_of_one_connection_waits(
-    world: World, dsn: str, name: str, application: str, rival: Admin, admin: Admin
+    world: World,
+    dsn: str,
+    name: str,
+    application: str,
+    sessions: Sessions,
+    rival: Admin,
 ) -> None:
     """max_connections=1: waiting works, on the only session, which serves others meanwhile."""
     client = world.client(dsn, application_name=application, max_connections=1)
@@ -189,7 +222,7 @@ async def test_a_client_of_one_connection_waits(
         await busy.enter(other)
         await busy.exit(other)
     assert not pending.done()
-    assert len(backends(admin, application)) == 1
+    assert len(sessions(application)) == 1
     assert one(rival, FREE, name)
     await soon(pending, within=2)
     await patient.exit(context)

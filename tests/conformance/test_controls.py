@@ -8,28 +8,37 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pytest
-from clusters import pgbouncer
+from bouncers import bouncer
+from routes import not_pinned
 
-from advlock import AsyncLocks, Locks, _ledger, _plan, _sql, _wire
-from advlock._plan import Identity, Script, Step
+from advlock import (
+    AsyncLocks,
+    Locks,
+    _aconnecting,
+    _connecting,
+    _ledger,
+    _plan,
+    _set_up,
+    _sql,
+    _wire,
+)
+from advlock._plan import Script, Step
 
 from . import (
     test_connections,
     test_entries,
     test_exclusion,
     test_release,
-    test_unsafe,
     test_waiting,
 )
 from .helpers import turns_red
-from .test_waiting import table  # noqa: F401 - a fixture
+from .test_waiting import POLLS, table  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from servers import Server
 
-    from .helpers import Admin
+    from .helpers import Admin, Sessions
     from .worlds import World
 
 Patch = pytest.MonkeyPatch
@@ -79,8 +88,15 @@ async def test_promise_2_without_the_release(
     await turns_red(test_release.check_free_after_exception(world, dsn, name, admin))
 
 
+@not_pinned("no waiter gets a session of its own there")
 async def test_promise_3_without_the_shared_session(
-    world: World, dsn: str, name: str, application: str, admin: Admin, off: Patch
+    world: World,
+    dsn: str,
+    name: str,
+    application: str,
+    sessions: Sessions,
+    admin: Admin,
+    off: Patch,
 ) -> None:
     """When every lock waits on a session of its own, there is one for each."""
     off.setattr(_plan, "contend", _always_wait)
@@ -89,7 +105,9 @@ async def test_promise_3_without_the_shared_session(
     off.setattr(kind, "_enter", lambda *args: enter(*args) and False)
     off.setattr(kind, "max_connections", property(lambda _: 100, lambda *_: None), raising=False)
     await turns_red(
-        test_connections.check_many_locks_one_backend(world, dsn, name, application, admin, 20)
+        test_connections.check_many_locks_one_backend(
+            world, dsn, name, application, sessions, admin, 20
+        )
     )
 
 
@@ -104,6 +122,7 @@ def _endless_wait(ticket: Any, _: Any) -> Any:
     return True
 
 
+@POLLS
 async def test_promise_5_without_slices(
     world: World,
     dsn: str,
@@ -131,6 +150,7 @@ def _noisy_wait(ticket: Any, seconds: float | None) -> Any:
     return True
 
 
+@POLLS
 async def test_promise_5_with_failing_statements(
     world: World, server: Server, dsn: str, name: str, rival: Admin, admin: Admin, off: Patch
 ) -> None:
@@ -139,25 +159,22 @@ async def test_promise_5_with_failing_statements(
     await turns_red(test_waiting.check_log_is_quiet(world, server, dsn, name, rival, admin))
 
 
-def _trusting_set_up(*_: Any) -> Any:
-    """Prepare the session and ask nothing."""
-    names = _plan._array(list(_sql.SETTINGS))
-    values = _plan._array(list(_sql.SETTINGS.values()))
-    yield Script((Step(_sql.SET_UP, (names, values)),), prepare=True)
-    return Identity("", 0)
+def _trusting_set_up(startup_pid: int, bounds: Any) -> Any:
+    """Take whoever answers for the session that began."""
+    greeting = yield from _set_up.set_up(startup_pid, bounds)
+    yield Script((Step("DEALLOCATE ALL"),))  # what another client has prepared there
+    return greeting._replace(backend_pid=startup_pid)
 
 
 async def test_promise_6_without_the_pooler_check(
-    world: World, server: Server, dsn: str, name: str, off: Patch
+    world: World, server: Server, name: str, off: Patch
 ) -> None:
-    """When nobody compares process ids, PgBouncer hands out locks in transaction mode."""
-    off.setattr(_plan, "set_up", _trusting_set_up)
-    database = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
-    with pgbouncer(server, "transaction") as address:
-        check = test_unsafe.check_refused(
-            world, f"{address} dbname={database}", name, reason="pooler", advice="PgBouncer"
-        )
-        await turns_red(check)
+    """When nobody compares process ids, two get a lock through PgBouncer in transaction mode."""
+    for module in (_connecting, _aconnecting):
+        off.setattr(module, "set_up", _trusting_set_up)
+    with bouncer(server, "transaction", default_pool_size=1) as pooler:
+        clients = [world.client(pooler.dsn()) for _ in range(2)]
+        await turns_red(test_exclusion.check_one_at_a_time(world, clients, name, 10))
         await world.close()
 
 

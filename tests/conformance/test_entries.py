@@ -10,7 +10,7 @@ import pytest
 
 from advlock import ConfigError, LockError, LockTimeout
 
-from .helpers import entries, holding, is_waiting, no_locks, one, soon
+from .helpers import contends, entries, holding, no_locks, one, soon
 from .worlds import awaited
 
 if TYPE_CHECKING:
@@ -275,7 +275,7 @@ async def test_a_reentrant_hold_counts_its_depth_where_it_waited(
     rival.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [name])
     outer, inner = (client.hold(name, reentrant=True) for _ in range(2))
     pending = actor.entering(outer)
-    await is_waiting(admin, name)
+    await contends(client, admin, name)
     assert one(rival, "SELECT pg_advisory_unlock(hashtextextended(%s, 0))", name)
     await soon(pending)
     await actor.enter(inner)

@@ -10,7 +10,7 @@ import pytest
 
 from advlock import Key, LockTimeout
 
-from .helpers import entries, holding, is_waiting, one, soon
+from .helpers import contends, entries, holding, is_waiting, one, soon
 
 if TYPE_CHECKING:
     from .helpers import Admin
@@ -192,7 +192,7 @@ async def check_readers_make_way(
         await writer
     assert not overtook
     pending = second.entering(late)
-    await is_waiting(admin, name, count=2)
+    await contends(client, admin, name, count=1 + (not client._pinned))
     await first.exit(reading)
     await writer
     assert not pending.done()

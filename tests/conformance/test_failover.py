@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from clusters import hot_standby, steady_cluster
+from routes import not_pinned
 from waiting import aeventually, eventually
 
 from advlock import DatabaseUnavailable, LockLost
@@ -53,6 +54,7 @@ async def told_at_once(told: list[Any], held: Any) -> None:
 # -- a session ends --------------------------------------------------------------------------------
 
 
+@not_pinned("a client has only one session there")
 async def test_sessions_that_are_terminated(
     world: World, dsn: str, name: str, rival: Admin, admin: Admin
 ) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from advlock import LockLost, LockTimeout
 
-from .helpers import entries, holding, is_waiting, no_locks, one, soon, terminate
+from .helpers import contends, holding, no_locks, one, soon, terminate
 
 if TYPE_CHECKING:
     from .helpers import Admin
@@ -91,8 +91,8 @@ async def test_its_patience_is_shared(
         rival.execute(TAKE, [busy])
     start = time.monotonic()
     pending = actor.entering(client.hold_all(names, wait=0.3))
-    await is_waiting(admin, *names)
-    first = next(busy for busy in names if len(entries(admin, busy)) == 2)
+    await contends(client, admin, *names)
+    first = min(names, key=client._ascii_key)
     await world.pause(0.15)
     assert one(rival, FREE, first)
     with pytest.raises(LockTimeout):
@@ -110,7 +110,7 @@ async def test_one_that_is_lost_is_reported(
     rival.execute(TAKE, [names[1]])
     context = client.hold_all(names)
     pending = actor.entering(context)
-    await is_waiting(admin, names[1])
+    await contends(client, admin, names[1])
     assert one(rival, FREE, names[1])
     await soon(pending)
     terminate(admin, *holding(admin, names[1]))
@@ -129,7 +129,7 @@ async def test_a_loss_while_still_acquiring_frees_the_rest(
     busy = max(names, key=client._ascii_key)  # the last in the canonical order
     rival.execute(TAKE, [busy])
     pending = actor.entering(client.hold_all(names, wait=0.5))
-    await is_waiting(admin, busy)
+    await contends(client, admin, busy)
     others = [each for each in names if each != busy]
     terminate(admin, *set(holding(admin, *others)))
     with pytest.raises(LockTimeout):

@@ -16,6 +16,7 @@ from .helpers import one
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bouncers import Bouncer
     from servers import Server
 
     from .helpers import Admin
@@ -43,10 +44,12 @@ SAME = [
 ]
 
 
-async def check_same_lock(world: World, dsn: str, settings: Any, name: Any, arguments: str) -> None:
+async def check_same_lock(
+    world: World, dsn: str, database: str, settings: Any, name: Any, arguments: str
+) -> None:
     """We and somebody who writes SQL must exclude each other, in both orders and both modes."""
     client, actor = world.client(dsn, **settings), world.actor()
-    with psycopg.connect(dsn, autocommit=True) as rival:
+    with psycopg.connect(database, autocommit=True) as rival:
         for shared in (False, True):
             suffix = "_shared" if shared else ""
             context = client.hold(name, shared=shared)
@@ -65,34 +68,36 @@ async def check_same_lock(world: World, dsn: str, settings: Any, name: Any, argu
 
 @pytest.mark.parametrize(("settings", "name", "arguments"), SAME, ids=str)
 async def test_sql_locks_the_same(
-    world: World, dsn: str, settings: Any, name: Any, arguments: str
+    world: World, dsn: str, database: str, settings: Any, name: Any, arguments: str
 ) -> None:
     """The formula of the documentation is the lock that we take."""
-    await check_same_lock(world, dsn, settings, name, arguments)
+    await check_same_lock(world, dsn, database, settings, name, arguments)
 
 
 @pytest.fixture
-def latin1(server: Server, name: str) -> Iterator[str]:
-    """A database in another encoding."""
+def latin1(server: Server, pooler: Bouncer | None, name: str) -> Iterator[tuple[str, str]]:
+    """A database in another encoding: how clients reach it, and straight to the server."""
     database = sql.Identifier(name)
     create = sql.SQL("CREATE DATABASE {} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
     with psycopg.connect(server.superuser_dsn, autocommit=True) as session:
         session.execute(create.format(database))
-    yield server.dsn(name)
+    yield pooler.dsn(name) if pooler else server.dsn(name), server.dsn(name)
     with psycopg.connect(server.superuser_dsn, autocommit=True) as session:
         session.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(database))
 
 
 @pytest.mark.parametrize("name", ["nightly", "café", "ÿ"])
-async def test_the_servers_encoding_counts(world: World, latin1: str, name: str) -> None:
+async def test_the_servers_encoding_counts(
+    world: World, latin1: tuple[str, str], name: str
+) -> None:
     """In a LATIN1 database the hash runs over LATIN1 bytes, on the very first use, too."""
-    await check_same_lock(world, latin1, {}, name, f"hashtextextended('{name}', 0)")
-    await check_same_lock(world, latin1, {"keys": "hashtext"}, name, f"hashtext('{name}')")
+    await check_same_lock(world, *latin1, {}, name, f"hashtextextended('{name}', 0)")
+    await check_same_lock(world, *latin1, {"keys": "hashtext"}, name, f"hashtext('{name}')")
 
 
-async def test_a_name_the_server_cannot_spell(world: World, latin1: str) -> None:
+async def test_a_name_the_server_cannot_spell(world: World, latin1: tuple[str, str]) -> None:
     """A name outside the server's encoding is refused, and the client lives on."""
-    client, actor = world.client(latin1), world.actor()
+    client, actor = world.client(latin1[0]), world.actor()
     with pytest.raises(ConfigError):
         await actor.enter(client.hold("☃"))
     context = client.hold("é")

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
+from routes import not_pinned
 from waiting import aeventually
 
 from advlock import ConfigError, LockLost
 from advlock._liveness import Bounds
 
-from .helpers import backends, entries, holding, is_waiting, no_locks, one, terminate, turns_red
+from .helpers import entries, holding, is_waiting, no_locks, one, terminate, turns_red
 from .processes import program
 
 if TYPE_CHECKING:
     from servers import Server
 
-    from .helpers import Admin
+    from .helpers import Admin, Sessions
     from .worlds import World
 
 LEASE = 2.0
@@ -75,6 +76,7 @@ async def test_a_frozen_holder_loses_the_lock_and_a_living_one_does_not(
     await no_locks(admin)
 
 
+@not_pinned("it polls there: nobody is granted anything while it is frozen")
 async def test_a_frozen_waiter_loses_what_it_is_granted(
     world: World, dsn: str, name: str, rival: Admin, admin: Admin
 ) -> None:
@@ -121,17 +123,17 @@ async def test_a_blocked_loop_loses_the_lock(
 
 
 async def test_an_idle_client_keeps_its_session(
-    world: World, dsn: str, name: str, admin: Admin
+    world: World, dsn: str, name: str, sessions: Sessions
 ) -> None:
     """Without a lock, too: a server that ends an idle session says so in its log."""
     client, actor = world.client(dsn, lease=LEASE, application_name=name), world.actor()
     first = client.hold(name)
     await actor.enter(first)
     await actor.exit(first)
-    session = backends(admin, name)
+    session = sessions(name)
     await world.pause(1.3 * LEASE)
     assert len(session) == 1
-    assert backends(admin, name) == session
+    assert sessions(name) == session
 
 
 # -- values ----------------------------------------------------------------------------------------

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from routes import not_pinned, not_session
 from waiting import aeventually
 
-from advlock import LockLost, _asession, _session, _watch
+from advlock import LockLost, _asession, _session, _sql, _watch
 from advlock._acore import AsyncCore
 from advlock._clock import now
 from advlock._liveness import Bounds, Pulse
 
-from .helpers import holding, is_waiting, one, soon, terminate, turns_red
+from .helpers import contends, holding, is_waiting, one, soon, terminate, turns_red
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -180,7 +181,7 @@ async def test_what_was_waited_for_is_kept_alive_too(
     one(rival, "SELECT pg_advisory_lock(hashtextextended(%s, 0))", name)
     context = client.hold(name)
     pending = actor.entering(context)
-    await is_waiting(admin, name)
+    await contends(client, admin, name)
     await world.pause(1.5 * BOUNDS.trust)
     one(rival, "SELECT pg_advisory_unlock(hashtextextended(%s, 0))", name)
     held = await soon(pending)
@@ -190,6 +191,7 @@ async def test_what_was_waited_for_is_kept_alive_too(
     await actor.exit(context)
 
 
+@not_pinned("it polls there: no session waits, and is booked later")
 @pytest.mark.parametrize("world", ["async"], indirect=True)
 async def test_a_timer_that_fires_just_before_the_booking(
     world: World, dsn: str, name: str, rival: Admin, admin: Admin, off: Patch
@@ -216,25 +218,24 @@ async def test_a_timer_that_fires_just_before_the_booking(
     await actor.exit(context)
 
 
-async def test_an_idle_client_is_silent(
-    world: World, dsn: str, name: str, admin: Admin, application: str
-) -> None:
+@not_session("every session is a lease there, and is kept by heartbeats")
+async def test_an_idle_client_is_silent(world: World, dsn: str, name: str, admin: Admin) -> None:
     """A client without locks sends nothing; one with a lock shows as idle, with a heartbeat."""
-    client = world.client(dsn, liveness=LIVENESS, application_name=application)
-    actor = world.actor()
+    client, actor = world.client(dsn, liveness=LIVENESS), world.actor()
     context = client.hold(name)
     await actor.enter(context)
-    seen = "SELECT query, state FROM pg_stat_activity WHERE application_name = %s"
-    await aeventually(
-        lambda: (
-            admin.execute(seen, (application,)).fetchone() == ("/* advlock: heartbeat */", "idle")
-        )
-    )
+    (pid,) = holding(admin, name)
+    last = "SELECT state_change FROM pg_stat_activity WHERE pid = %s"
+    entered = one(admin, last, pid)
+    idle = ("idle", _sql.HEARTBEAT)
+    if client._pinned:
+        idle = ("idle in transaction", _sql.ROLLBACK_TO_SAVEPOINT)
+    seen = "SELECT state, query, state_change > %s FROM pg_stat_activity WHERE pid = %s"
+    await aeventually(lambda: admin.execute(seen, (entered, pid)).fetchone() == (*idle, True))
     await actor.exit(context)
-    last = "SELECT state_change FROM pg_stat_activity WHERE application_name = %s"
-    before = one(admin, last, application)
+    before = one(admin, last, pid)
     await world.pause(3 * BOUNDS.heartbeat)
-    assert one(admin, last, application) == before
+    assert one(admin, last, pid) == before
 
 
 # -- a session that breaks -------------------------------------------------------------------------

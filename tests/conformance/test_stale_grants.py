@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from routes import not_pinned
 
 from advlock import DatabaseUnavailable
 from advlock._liveness import Pulse
@@ -73,6 +74,7 @@ async def test_a_try_that_was_answered_long_ago(
     await no_locks(admin)
 
 
+@not_pinned("it polls there: a grant that was waited for is the answer to a try")
 async def test_a_wait_that_was_answered_long_ago(
     world: World, dsn: str, name: str, rival: Admin, admin: Admin, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from routes import not_pinned
 
 from advlock import LockError, LockTimeout
 
@@ -168,6 +169,7 @@ async def test_a_timeout_names_our_own_kind(world: World, dsn: str, name: str) -
     await first.exit(context)
 
 
+@not_pinned("it polls there: nobody queues on the server")
 async def test_holders_shows_the_queue(
     world: World, dsn: str, name: str, rival: Admin, admin: Admin
 ) -> None:
@@ -188,10 +190,10 @@ async def test_holders_shows_the_queue(
     await first.exit(context)
 
 
-async def race(world: World, client: Any, dsn: str, name: str, tally: Tally) -> None:
+async def race(world: World, client: Any, database: str, name: str, tally: Tally) -> None:
     """Race several waiters of one client until there were enough timeouts."""
     lanes = [
-        lane(world.actor(), client.hold, dsn, f"{name}-{number}", tally)
+        lane(world.actor(), client.hold, database, f"{name}-{number}", tally)
         for number in range(tally.lanes)
     ]
     await asyncio.gather(*lanes)
@@ -199,12 +201,12 @@ async def race(world: World, client: Any, dsn: str, name: str, tally: Tally) -> 
 
 @pytest.mark.parametrize("kind", ["server", "polling"])
 async def test_a_timeout_that_races_with_the_grant_holds_nothing(
-    world: World, dsn: str, name: str, admin: Admin, kind: str
+    world: World, dsn: str, database: str, name: str, admin: Admin, kind: str
 ) -> None:
     """Thousands of timeouts at the moment of the grant: every one of them left no lock."""
     connections = 10 if kind == "server" else 1
     client, tally = world.client(dsn, max_connections=connections), Tally(RACES[kind])
-    await race(world, client, dsn, name, tally)
+    await race(world, client, database, name, tally)
     assert tally.grants > tally.wanted / 10, "the grants never came close to the timeouts"
     await no_locks(admin)
     context = client.hold(f"{name}-0", wait=5)
@@ -244,11 +246,11 @@ async def test_a_timeout_that_races_with_its_turn_holds_nothing(
 
 
 async def test_control_an_innocent_timeout_leaves_locks(
-    world: World, dsn: str, name: str, admin: Admin
+    world: World, database: str, name: str, admin: Admin
 ) -> None:
     """Control: in the same harness, lock_timeout with a session that goes on does leave locks."""
-    innocent, tally = Innocent(dsn), Tally(wanted=6000, lanes=1)
+    innocent, tally = Innocent(database), Tally(wanted=6000, lanes=1)
     with innocent.session:
-        await lane(world.actor(), innocent.hold, dsn, name, tally)
+        await lane(world.actor(), innocent.hold, database, name, tally)
     assert tally.leaks, f"no lock was left after {tally.timeouts} timeouts"
     await no_locks(admin)

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from clusters import ask_for_passwords, free_port, hot_standby, pgbouncer, private_cluster
+from bouncers import bouncer
+from clusters import ask_for_passwords, free_port, hot_standby, private_cluster
+from routes import direct_only
 
 from advlock import DatabaseUnavailable, LockError, UnsafeServer
 
@@ -44,20 +46,13 @@ async def check_refused(world: World, dsn: str, name: str, *, reason: str, advic
         await actor.call(client.holders, name)
 
 
-@pytest.mark.parametrize("mode", ["transaction", "session", "statement"])
-async def test_a_pooler_is_refused(
-    world: World, server: Server, dsn: str, name: str, mode: str
+async def test_a_pooler_in_statement_mode_is_refused(
+    world: World, server: Server, name: str
 ) -> None:
-    """PgBouncer, in any mode: UnsafeServer, which says what to connect to instead."""
-    database = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
-    with pgbouncer(server, mode) as address:
-        await check_refused(
-            world,
-            f"{address} dbname={database}",
-            name,
-            reason="pooler",
-            advice=r"PgBouncer.*the server's own address",
-        )
+    """It lends nothing to lock on: UnsafeServer, which says what to set, and where to go else."""
+    with bouncer(server, "statement") as pooler:
+        advice = r"statement mode.*pool_mode = transaction.*the server's own address"
+        await check_refused(world, pooler.dsn(), name, reason="pooler", advice=advice)
 
 
 async def test_a_read_replica_is_refused(world: World, server: Server, name: str) -> None:
@@ -141,12 +136,14 @@ async def test_a_missing_socket(world: World, name: str) -> None:
     )
 
 
+@direct_only("the pooler lets everybody in, and finds out later")
 async def test_an_unknown_database(world: World, dsn: str, name: str) -> None:
     """The error names the database."""
     address = psycopg.conninfo.make_conninfo(dsn, dbname="no_such_database")
     await check_unavailable(world, address, name, '"no_such_database" does not exist', "check")
 
 
+@direct_only("the pooler has a role of its own there")
 async def test_an_unknown_role(world: World, dsn: str, name: str) -> None:
     """The error names the role."""
     address = psycopg.conninfo.make_conninfo(dsn, user="no_such_role")

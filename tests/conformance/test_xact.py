@@ -293,10 +293,11 @@ async def test_an_idle_transaction_that_only_locked_holds_nothing_back(
     async with Crowd(world, dsn) as crowd:
         mine = await crowd.one()
         await mine.lock(name)
-        assert one(rival, xmin, mine.conn.info.backend_pid)
+        (pid,) = holding(rival, name)
+        assert one(rival, xmin, pid)
         with pytest.raises(LockTimeout):
             await mine.lock(f"{name}-2", wait=0.05)
-        assert one(rival, xmin, mine.conn.info.backend_pid)
+        assert one(rival, xmin, pid)
 
 
 async def test_a_cancelled_wait_holds_nothing(dsn: str, name: str, rival: Admin) -> None:

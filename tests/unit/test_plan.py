@@ -131,8 +131,8 @@ def test_set_up_accepts_a_primary_that_answers_itself() -> None:
     """The backend that answers is the one we connected to, it is no replica, and it locks."""
     asked, greeting = drive(set_up(42, Bounds()), answer())
 
-    assert [script.prepare for script in asked] == [True]
-    assert [step.sql for step in asked[0].steps] == [
+    (script,) = asked
+    assert [step.sql for step in script.steps] == [
         *_sql.OPENING,
         _sql.TRY_ONE,
         _sql.SET_UP,
@@ -155,29 +155,14 @@ def test_set_up_sets_the_bounds_on_the_server() -> None:
     assert owner == "42", "for the session, if it is this one's; else for the transaction"
 
 
-@pytest.mark.parametrize("startup_pid", [0, -7, 2**22 + 1, 2**31 - 1])
-def test_nothing_is_prepared_for_a_pooler(startup_pid: int) -> None:
-    """A number that is no process of a server's is a pooler's: what is prepared would stay."""
+@pytest.mark.parametrize("startup_pid", [0, -7, 43, 2**22 + 1, 2**31 - 1])
+def test_behind_a_pooler_somebody_else_answers(startup_pid: int) -> None:
+    """Whatever number the pooler made up, the set-up says who it was."""
     asked, greeting = drive(set_up(startup_pid, Bounds()), answer("42"))
 
-    assert not looks_direct(startup_pid)
-    assert [script.prepare for script in asked] == [False]
+    assert len(asked) == 1
     assert greeting.backend_pid == 42
-
-
-def test_a_server_with_large_numbers_is_served_in_two_round_trips() -> None:
-    """If the process that answers has that number after all, nothing stands in between."""
-    asked, greeting = drive(set_up(2**22 + 1, Bounds()), answer(str(2**22 + 1)), [])
-
-    assert [script.prepare for script in asked] == [False, True]
-    assert greeting.backend_pid == 2**22 + 1
-
-
-def test_a_poolers_number_may_look_like_a_process() -> None:
-    """Then names are prepared on somebody's session; where they were, that is no failure."""
-    exists = refused("42P05", 'prepared statement "advlock_try" already exists', after=7)
-
-    assert drive(set_up(42, Bounds()), exists)[1].backend_pid == 43
+    assert looks_direct(startup_pid) == (startup_pid == 43)
 
 
 @pytest.mark.parametrize(
