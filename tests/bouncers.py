@@ -42,6 +42,7 @@ class Bouncer:
         self._config = home / "pgbouncer.ini"
         self._words = home / "pgbouncer.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._meant = False  # whether it was ended on purpose
         self.port = free_port()
         self.settings: dict[str, object] = {
             "listen_addr": "127.0.0.1",
@@ -64,10 +65,12 @@ class Bouncer:
     def start(self) -> None:
         """Start it, and wait until it serves."""
         self._write()
+        self._meant = False
         account = Account.current()
-        switch: dict[str, Any] = {}
+        # A session of its own: what a test does to its own process group is nothing to it.
+        switch: dict[str, Any] = {"start_new_session": True}
         if account.foreign:
-            switch = {"user": account.uid, "group": account.gid, "extra_groups": []}
+            switch |= {"user": account.uid, "group": account.gid, "extra_groups": []}
         with self._words.open("ab") as words:
             self._process = process = subprocess.Popen(
                 [PROGRAM, self._config], stdout=words, stderr=words, cwd="/", **switch
@@ -108,19 +111,26 @@ class Bouncer:
     def check(self) -> None:
         """Fail if it has ended by itself, with the last that it said."""
         code = self.process.poll()
-        if code not in (None, -signal.SIGKILL, -signal.SIGTERM, 0):
+        if code is not None and not self._meant:
             words = self._words.read_text(errors="replace").splitlines()[-20:]
             raise AssertionError("\n".join((f"PgBouncer ended with {code}:", *words)))
 
     def kill(self) -> None:
         """End it at once, as a crash does."""
+        self._meant = True
         self.process.kill()
         self.process.wait()
 
     def stop(self) -> None:
         """End it as an administrator does, at once (SIGTERM)."""
+        self._meant = True
         self.process.send_signal(signal.SIGTERM)
         self.process.wait()
+
+    def retire(self) -> None:
+        """Have it end once nobody needs it (SIGINT)."""
+        self._meant = True
+        self.process.send_signal(signal.SIGINT)
 
     def restart(self) -> None:
         """Kill it and start it again at the same address."""

@@ -24,6 +24,7 @@ from advlock import (
     _wire,
 )
 from advlock._plan import Script, Step
+from advlock._wire import Wire
 
 from . import (
     test_connections,
@@ -162,8 +163,14 @@ async def test_promise_5_with_failing_statements(
 def _trusting_set_up(startup_pid: int, bounds: Any) -> Any:
     """Take whoever answers for the session that began."""
     greeting = yield from _set_up.set_up(startup_pid, bounds)
-    yield Script((Step("DEALLOCATE ALL"),))  # what another client has prepared there
     return greeting._replace(backend_pid=startup_pid)
+
+
+def _send_unprepared(wire: Wire, ops: Any) -> None:
+    """Ask without a name that another client may have prepared on the same session."""
+    codes = ",".join(str(op.code) for op in ops)
+    values = ",".join(str(op.value) for op in ops)
+    wire.send_script(Script((Step(_sql.BATCH, (f"{{{codes}}}", f"{{{values}}}")),)))
 
 
 async def test_promise_6_without_the_pooler_check(
@@ -172,6 +179,7 @@ async def test_promise_6_without_the_pooler_check(
     """When nobody compares process ids, two get a lock through PgBouncer in transaction mode."""
     for module in (_connecting, _aconnecting):
         off.setattr(module, "set_up", _trusting_set_up)
+    off.setattr(Wire, "send_ops", _send_unprepared)
     with bouncer(server, "transaction", default_pool_size=1) as pooler:
         clients = [world.client(pooler.dsn()) for _ in range(2)]
         await turns_red(test_exclusion.check_one_at_a_time(world, clients, name, 10))

@@ -235,7 +235,7 @@ def test_an_administrators_commands_wait_for_a_pinned_transaction(
     pause.start()
     try:
         eventually(lambda: is_paused(made), message="PAUSE is at work")
-        made.bouncer.process.send_signal(signal.SIGINT)
+        made.bouncer.retire()
         for _ in range(3):
             assert backend(holder) == pid
         assert made.bouncer.process.poll() is None
