@@ -42,8 +42,11 @@ class BaseHeld:
 
     def __repr__(self) -> str:
         """Show the name, the key and the state."""
-        state = self._ticket.state.value if self._open else "released"
-        return f"<advlock.{type(self).__name__} {self._ticket.name!r} {self.key} [{state}]>"
+        ticket = self._ticket
+        state = ticket.state.value if self._open else "released"
+        if self._open and ticket.state is HELD and not ticket.session.vouches():
+            state = LOST.value  # whoever talks to the server is yet to book it
+        return f"<advlock.{type(self).__name__} {ticket.name!r} {self.key} [{state}]>"
 
     def __del__(self) -> None:
         # Reached with the lock still held only if an exception fell between the grant and the
