@@ -83,7 +83,7 @@ async def _set_up(
                 return Connected(session.wire, greeting.server, pooler)
         session.wire = PinnedWire(session.wire.connection, session.pulse.bounds, greeting.server)
         return Connected(session.wire, greeting.server, pooler)
-    except (SessionLost, Expired, psycopg.Error) as error:
+    except (SessionLost, Expired, psycopg.Error, OSError) as error:
         session.end("the set-up failed")
         raise unavailable(error, dsn) from None
     except BaseException:

@@ -16,7 +16,7 @@ from advlock._connect import ended_at_once
 from advlock._contend import acontend
 from advlock._draw import adraw
 from advlock._held import tell_lost
-from advlock._ledger import FORKED, HELD, RELEASING, Op, Ticket
+from advlock._ledger import FORKED, HELD, RELEASING, Ledger, Op, Ticket
 from advlock._plan import Expired, Refused, SessionLost
 from advlock.errors import ConfigError, DatabaseUnavailable, LockError, LockLost, LockNotHeld
 
@@ -51,6 +51,7 @@ class AsyncCore(Client):
             raise ConfigError(msg)
         if sessions is not None:
             sessions.end("its event loop was closed")
+            self._ledger = Ledger(self.max_locks)  # whoever waited there will not be back
         self._sessions = AsyncSessions(
             self, loop, self._settle, self._session_lost, self._ledger.carried
         )
@@ -344,7 +345,7 @@ class AsyncCore(Client):
 
 def wake(waker: Future[None] | None) -> None:
     """Wake the task that waits on this future; a second call does nothing."""
-    if waker is not None and not waker.done():
+    if waker is not None and not waker.done() and not waker.get_loop().is_closed():
         waker.set_result(None)
 
 

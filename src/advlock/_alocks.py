@@ -86,10 +86,12 @@ class AsyncLocks(AsyncCore):
         """Release every lock and close every session. Idempotent."""
         self._closed = True
         waiting = [t.waker for t in self._ledger.tickets() if t.waker is not None]
-        if self._sessions is not None:
-            await self._sessions.close(self._ledger.carried)
-        for waker in waiting:
-            wake(waker)
+        try:
+            if self._sessions is not None:
+                await self._sessions.close(self._ledger.carried)
+        finally:
+            for waker in waiting:
+                wake(waker)
 
     async def __aenter__(self) -> Self:
         """Return the client; it connects on first use."""

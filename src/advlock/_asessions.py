@@ -194,8 +194,10 @@ class AsyncSessions:
             if isinstance(attempt, asyncio.Task):
                 attempt.cancel()
         goodbyes = [self._say_goodbye(session) for session in self._all() if holds(session)]
-        await asyncio.gather(*goodbyes)
-        self.end("the client was closed")
+        try:
+            await asyncio.gather(*goodbyes)
+        finally:
+            self.end("the client was closed")  # also if nobody waits for the goodbyes
 
     async def _say_goodbye(self, session: AsyncSession) -> None:
         with contextlib.suppress(SessionLost, Expired, Refused):

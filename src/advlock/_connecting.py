@@ -93,7 +93,7 @@ def _set_up(wire: Wire, conninfo: str, dsn: Dsn, pulse: Pulse, pooler: Verdict |
                 return Connected(wire, greeting.server, pooler)
         wire = PinnedWire(wire.connection, pulse.bounds, greeting.server)
         return Connected(wire, greeting.server, pooler)
-    except (SessionLost, Expired, psycopg.Error) as error:
+    except (SessionLost, Expired, psycopg.Error, OSError) as error:
         wire.close()
         raise unavailable(error, dsn) from None
     except BaseException:

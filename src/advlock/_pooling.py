@@ -13,8 +13,9 @@ import contextlib
 import random
 import select
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import psycopg
@@ -26,13 +27,15 @@ from advlock._set_up import statement_pooling
 from advlock._wire import Wire
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Self
 
     from advlock._wire import Rows
 
 ASKS: Final = 32  # the more, the less a busy pool can look still; with two sessions, 1 in 2^31
 _QUEUED: Final = 0.25  # seconds without an answer, after which somebody else is asked
-_GONE: Final = 1.0  # seconds within which a session's locks have to go with its connection
+_GONE: Final = 0.7  # seconds within which what a session has must go with its connection
+_LEAKS: Final = "what a client leaves there stays: server_reset_query?"
 
 
 class Pooling(Enum):
@@ -105,6 +108,9 @@ class _Caller:
     def pid(self, within: float) -> int:
         return int(self.ask(_sql.BACKEND_PID, within=within)[0][0] or 0)
 
+    def says(self, sql: str, *params: object, until: float) -> bool:
+        return self.ask(sql, *params, within=_left(until))[0][0] == "t"
+
     def close(self) -> None:
         self._wire.close()
 
@@ -130,7 +136,7 @@ def probe(conninfo: str, patience: float = 2.0) -> Verdict:
         for one in callers:
             stack.callback(one.close)
         try:
-            verdict = _watch(callers, until)
+            verdict = _watch(conninfo, callers, until)
             if verdict.pooling is Pooling.SESSION:
                 return _leave(callers, conninfo, until, verdict)
         except _Silent:
@@ -140,7 +146,7 @@ def probe(conninfo: str, patience: float = 2.0) -> Verdict:
         return verdict
 
 
-def _watch(callers: tuple[_Caller, _Caller], until: float) -> Verdict:
+def _watch(conninfo: str, callers: tuple[_Caller, _Caller], until: float) -> Verdict:
     homes: dict[_Caller, int] = {}
     for turn in range(ASKS):
         who = callers[turn] if turn < len(callers) else random.choice(callers)  # noqa: S311
@@ -149,13 +155,15 @@ def _watch(callers: tuple[_Caller, _Caller], until: float) -> Verdict:
         except _Silent:
             if turn != 1:
                 raise
-            return _in_the_queue(callers[0], who, homes[callers[0]], until)
+            return _in_the_queue(conninfo, callers[0], who, homes[callers[0]], until)
         if pid == who.startup_pid:
             return Verdict(Pooling.DIRECT, f"backend {pid} answers from the first word on")
         if homes.setdefault(who, pid) != pid:
-            return _moved(who, f"one connection was on backend {homes[who]}, then on {pid}", until)
+            return _moved(
+                conninfo, who, f"one connection was on backend {homes[who]}, then on {pid}", until
+            )
         if len(set(homes.values())) < len(homes):
-            return _moved(who, f"two connections were both on backend {pid}", until)
+            return _moved(conninfo, who, f"two connections were both on backend {pid}", until)
     return Verdict(Pooling.SESSION, f"two connections kept their backends in {ASKS} asks")
 
 
@@ -163,7 +171,9 @@ def _left(until: float) -> float:
     return max(0.0, until - time.monotonic())
 
 
-def _in_the_queue(first: _Caller, second: _Caller, home: int, until: float) -> Verdict:
+def _in_the_queue(
+    conninfo: str, first: _Caller, second: _Caller, home: int, until: float
+) -> Verdict:
     """Judge when the pool has nothing for the second, who has asked first.
 
     Where sessions were free after each transaction, the first would have to queue behind it.
@@ -173,42 +183,70 @@ def _in_the_queue(first: _Caller, second: _Caller, home: int, until: float) -> V
         second.hear(0.0)
         return Verdict(Pooling.UNSURE, "the pooler was busy")
     if pid != home:
-        return _moved(first, f"one connection was on backend {home}, then on {pid}", until)
+        return _moved(
+            conninfo, first, f"one connection was on backend {home}, then on {pid}", until
+        )
     return Verdict(Pooling.UNSURE, "session pooling by its looks, but it has no second session")
 
 
-def _moved(who: _Caller, evidence: str, until: float) -> Verdict:
-    """Tell transaction pooling from statement pooling, which refuses to begin a transaction."""
+def _moved(conninfo: str, who: _Caller, evidence: str, until: float) -> Verdict:
+    """Tell transaction pooling from statement pooling, which refuses to begin a transaction.
+
+    It hangs up, mostly without a word. So may a pooler that is ended: hence a second connection.
+
+    Raises:
+        psycopg.OperationalError: there is none.
+    """
+    if _begins(who, until):
+        return Verdict(Pooling.TRANSACTION, evidence)
+    with closing(_Caller(conninfo)) as another:
+        another.pid(_left(until))
+        if _begins(another, until):
+            return Verdict(Pooling.TRANSACTION, evidence)
+    return Verdict(Pooling.STATEMENT, f"{evidence}; it refused to begin a transaction")
+
+
+def _begins(who: _Caller, until: float) -> bool:
     try:
         who.ask(_sql.BEGIN, within=_left(until))
         who.ask(_sql.COMMIT, within=_left(until))
     except (psycopg.OperationalError, Refused):
-        return Verdict(Pooling.STATEMENT, f"{evidence}; it refused to begin a transaction")
-    return Verdict(Pooling.TRANSACTION, evidence)
+        return False
+    return True
 
 
 def _leave(
     callers: tuple[_Caller, _Caller], conninfo: str, until: float, verdict: Verdict
 ) -> Verdict:
-    """See whether a lock goes with its connection, as a session's locks do."""
-    witness, holder = callers
-    key = random.getrandbits(63)
-    holder.ask(_sql.TRY_ONE, key, within=_left(until))
-    if not _is_locked(witness, key, until):
-        return Verdict(Pooling.UNSURE, "two connections do not see each other's locks")
-    holder.vanish()
-    limit = min(until, time.monotonic() + _GONE)
-    while _is_locked(witness, key, until):
-        if time.monotonic() >= limit:
-            _clean_up(conninfo, key, until)
-            evidence = f"{verdict.evidence}; a lock outlived its client: server_reset_query?"
-            return Verdict(Pooling.SESSION, evidence, leaks=True)
-        time.sleep(0.002)
+    """See whether settings and locks go with their connection, as a session's do.
+
+    The settings first: where these stay, locks mostly do, and nobody could free ours.
+    """
+    witness, leaver = callers
+    mark, key = f"advlock {random.getrandbits(40):x}", random.getrandbits(63)
+    backend = leaver.pid(_left(until))
+    leaver.ask(_sql.SET_APPLICATION_NAME, mark, "false", within=_left(until))
+    leaver.vanish()
+    if not _goes(partial(witness.says, _sql.IS_MARKED, backend, mark), until):
+        return verdict._replace(evidence=f"{verdict.evidence}; {_LEAKS}", leaks=True)
+    with closing(_Caller(conninfo)) as holder:
+        holder.ask(_sql.TRY_ONE, key, within=_left(until))
+        if not witness.says(_sql.IS_LOCKED, key, until=until):
+            return Verdict(Pooling.UNSURE, "two connections do not see each other's locks")
+        holder.vanish()
+    if not _goes(partial(witness.says, _sql.IS_LOCKED, key), until):
+        _clean_up(conninfo, key, until)
+        return verdict._replace(evidence=f"{verdict.evidence}; {_LEAKS}", leaks=True)
     return verdict
 
 
-def _is_locked(witness: _Caller, key: int, until: float) -> bool:
-    return witness.ask(_sql.IS_LOCKED, key, within=_left(until))[0][0] == "t"
+def _goes(is_there: Callable[..., bool], until: float) -> bool:
+    limit = min(until, time.monotonic() + _GONE)
+    while is_there(until=until):
+        if time.monotonic() >= limit:
+            return False
+        time.sleep(0.002)
+    return True
 
 
 def _clean_up(conninfo: str, key: int, until: float) -> None:

@@ -129,6 +129,10 @@ SELECT EXISTS (
       AND classid = (($1::int8 >> 32) & 4294967295)::oid
       AND objid = ($1::int8 & 4294967295)::oid)
 """
+IS_MARKED: Final[LiteralString] = """
+SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_activity
+               WHERE pid = $1::int4 AND application_name = $2)
+"""
 UNLOCK_IF_OURS: Final[LiteralString] = """
 SELECT CASE WHEN EXISTS (
     SELECT FROM pg_catalog.pg_locks

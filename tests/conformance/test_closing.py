@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import threading
 import time
@@ -206,3 +207,50 @@ async def test_a_client_that_is_dropped(
         took = time.monotonic() - start
     await aeventually(lambda: not holding(admin, name), within=1)
     assert took < AT_ONCE
+
+
+# -- a close, and a loop, that are cut short -------------------------------------------------------
+
+
+async def test_a_close_that_is_cancelled_closes_all_the_same(dsn: str, name: str) -> None:
+    """Holders are told, and those who wait are turned away: what was freed is nobody's any more."""
+    locks = AsyncLocks(dsn)
+    held = await locks.hold(name).__aenter__()
+    told: list[Any] = []
+    held.on_lost(told.append)
+    waiting_too = asyncio.create_task(awaited(locks.hold(name).__aenter__()))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(locks.close())
+    for _ in range(2):
+        await asyncio.sleep(0)
+    closing.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await closing
+    assert held.lost
+    await aeventually(lambda: told == [held])
+    with pytest.raises(LockError):
+        await soon(waiting_too)
+
+
+@pytest.mark.filterwarnings("ignore:.*was never", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_client_outlives_its_loop(dsn: str, name: str) -> None:
+    """On a new loop it begins anew, whoever held or waited on the one that was closed."""
+    locks = AsyncLocks(dsn)
+    left = []
+
+    async def leave_everything() -> None:
+        await locks.hold(name).__aenter__()
+        left.append(asyncio.ensure_future(awaited(locks.hold(name).__aenter__())))
+        await asyncio.sleep(0.05)
+
+    async def begin_anew() -> None:
+        async with locks.hold(name, wait=5) as held:
+            assert not held.lost
+        await locks.close()
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(leave_everything())
+    loop.close()
+    asyncio.run(begin_anew())
+    left.clear()
+    gc.collect()  # the hold and the task that the old loop has left warn here, as they should

@@ -30,6 +30,7 @@ pytest_plugins = ["conformance.pooled_fixtures"]
 NOT_RESET = [
     pytest.param({"server_reset_query": ""}, id="empty"),
     pytest.param({"server_reset_query": "RESET ALL"}, id="RESET ALL"),
+    pytest.param({"server_reset_query": "SELECT pg_advisory_unlock_all()"}, id="unlock all"),
 ]
 ONE = {"default_pool_size": 1}
 LIVENESS = 4  # seconds
