@@ -10,8 +10,10 @@ it were transaction pooling, because a transaction pins a session behind every p
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import select
+import socket
 import time
 from contextlib import ExitStack, closing
 from enum import Enum
@@ -116,6 +118,8 @@ class _Caller:
 
     def vanish(self) -> None:
         """Leave without a word, as a client that was killed does."""
+        with socket.socket(fileno=os.dup(self._wire.fd)) as ours:
+            ours.shutdown(socket.SHUT_RDWR)  # a child that was forked meanwhile may have a copy
         self._wire.abandon()
 
 

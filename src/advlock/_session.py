@@ -114,7 +114,9 @@ class Session(Engine):
 
     def looks_alive(self) -> bool:
         """Look at the socket, without waiting: False once the server has hung up."""
-        if self.lost is None:
+        # With the turn only if there is something to take: who asks again and again must not keep
+        # the heartbeats from it.
+        if self.lost is None and self.wire.has_news():
             me = object()
             self._guarded(me, self._look, me)
         return self.lost is None and not self._distrusted

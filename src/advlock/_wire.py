@@ -260,6 +260,12 @@ class Wire:
             return True
         return bool(self._words) or self.pgconn.status != pq.ConnStatus.OK
 
+    def has_news(self) -> bool:
+        """Tell whether there is anything to read, or to be told. Anybody may ask at any time."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        return bool(poll.poll(0))
+
     def is_cut(self) -> bool:
         """Tell whether the server has hung up. Reads nothing, so anybody may ask at any time."""
         poll = select.poll()

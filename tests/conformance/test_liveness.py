@@ -16,7 +16,7 @@ import pytest
 from routes import not_pinned, not_session
 from waiting import aeventually
 
-from advlock import LockLost, _asession, _session, _sql, _watch
+from advlock import LockLost, Locks, _asession, _session, _sql, _watch
 from advlock._acore import AsyncCore
 from advlock._clock import now
 from advlock._liveness import Bounds, Pulse
@@ -384,3 +384,11 @@ def lost_after(held: Any) -> float:
     while not held.lost:
         time.sleep(0.002)
     return now() - float(held._ticket.session.pulse.confirmed)
+
+
+def test_asking_without_a_pause_starves_no_heartbeat(dsn: str, name: str) -> None:
+    """A loop that checks before each step keeps its lock for longer than the time of trust."""
+    with Locks(dsn, liveness=LIVENESS) as locks, locks.hold(name) as held:
+        until = time.monotonic() + 2 * Bounds(LIVENESS).trust
+        while time.monotonic() < until:
+            held.check()
