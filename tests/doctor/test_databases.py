@@ -19,6 +19,8 @@ from .helpers import check_found, connect, make_fence, role, sessions, the_findi
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from servers import Server
+
 AT_ONCE = replace(Limits(), idle=0.0, waiting=0.0)
 LATER = replace(Limits(), idle=60.0, waiting=60.0)
 TOKEN_FUNCTIONS = (
@@ -239,3 +241,10 @@ def test_a_name_and_a_number_with_one_key(fresh: str) -> None:
     number = Key.of("nightly").value
     report = advlock.doctor(fresh, ["nightly", number])
     assert [finding.code for finding in report.findings] == ["key-collision"]
+
+
+def test_prismas_word_for_a_pooler_is_explained(server: Server) -> None:
+    """`pgbouncer=true` in the address: the report says which other address is the server's own."""
+    given = conninfo_to_dict(server.tcp_dsn("postgres"))
+    url = f"postgresql://{given['user']}@127.0.0.1:{given['port']}/postgres?pgbouncer=true"
+    assert "directUrl" in advlock.doctor(url).facts["direct_address"]

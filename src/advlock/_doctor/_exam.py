@@ -150,6 +150,10 @@ def examine(
     with Patient(where, limits or Limits()) as patient:
         exam = _Exam(patient)
         exam.make_all(list(names), keys)
+        if where.pooled:  # Prisma's word, which goes with another one for the server itself
+            exam.facts.setdefault(
+                "direct_address", "this one says pgbouncer=true; directUrl is the server's own"
+            )
         return Report(
             str(where),
             patient.about.server,
