@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from advlock import _plan
 from advlock._aheld import AsyncHeld
 from advlock._aloop import by
 from advlock._asessions import AsyncSessions
+from advlock._beside import abeside
 from advlock._client import GRACE, Client, at_least, timeout
 from advlock._connect import ended_at_once
 from advlock._contend import acontend
-from advlock._draw import adraw
 from advlock._held import tell_lost
 from advlock._ledger import FORKED, HELD, RELEASING, Ledger, Op, Ticket
 from advlock._plan import Expired, Refused, SessionLost
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from advlock._holder import Holder
     from advlock._key import Key, Name
     from advlock.errors import LockTimeout
+
+R = TypeVar("R")
 
 
 class AsyncCore(Client):
@@ -320,6 +322,10 @@ class AsyncCore(Client):
             msg = f"the session ended while it was asked: {error}; try again"
             raise DatabaseUnavailable(msg) from None
 
+    async def _beside(self, session: AsyncSession, plan: _plan.SessionPlan[R]) -> R:
+        """Drive `plan` on a session of ours, or beside it where a pooler wants it so."""
+        return await abeside(session, self._conninfo(), self._dsn, plan)
+
     async def _timed_out(self, name: Name, wait: float) -> LockTimeout:
         key = self._ascii_key(name)
         holders: list[Holder] = []
@@ -333,7 +339,7 @@ class AsyncCore(Client):
         if ticket.token is None:
             self._check_held(ticket)
             try:
-                token = await adraw(ticket.session, self._conninfo(), self._dsn)
+                token = await self._beside(ticket.session, _plan.token())
             except SessionLost:
                 raise self._lost(ticket) from None
             except Refused as refusal:

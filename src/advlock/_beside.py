@@ -1,18 +1,19 @@
-"""A fencing token for a lock: from its own session, or beside it where that is pinned.
+"""Statements that are no locks: on the session with the lock, or beside it where that is pinned.
 
-A transaction that pins a session must not draw: a sequence now and then needs a transaction id, and
-VACUUM would be held back for as long as the lock is held (tests/postgres/test_snapshots.py).
-So the token comes from a connection of its own, from the same server; and the session with the
-lock is asked once more, because only what is drawn while the lock is held is worth anything.
+A transaction that pins a session must write nothing: with a transaction id VACUUM would be held
+back for as long as the lock is held (tests/postgres/test_snapshots.py), and what it wrote would be
+there for nobody else. So such statements go over a connection of their own, to the same server; and
+the session with the lock is asked once more, because only what is done while the lock is held is
+worth anything.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 
-from advlock import _pin, _plan
+from advlock import _pin
 from advlock._asession import AsyncSession
 from advlock._connect import unavailable
 from advlock._liveness import Pulse
@@ -24,64 +25,66 @@ from advlock.errors import DatabaseUnavailable
 
 if TYPE_CHECKING:
     from advlock._dsn import Dsn
+    from advlock._plan import SessionPlan
+
+R = TypeVar("R")
 
 
-def draw(session: Session, conninfo: str, dsn: Dsn) -> int:
-    """Draw a token for a lock on `session`.
+def beside(session: Session, conninfo: str, dsn: Dsn, plan: SessionPlan[R]) -> R:
+    """Drive `plan` for a lock on `session`.
 
     Raises:
         SessionLost: the session is gone, and the lock with it.
-        Refused: the server gives this role none.
-        DatabaseUnavailable: no connection to draw it on.
+        Refused: what the server refused and the plan did not expect.
+        DatabaseUnavailable: no connection to do it on.
     """
     if not session.wire.pinned:
-        return session.fetch(_plan.token(), None)
+        return session.fetch(plan, None)
     try:
         wire = Wire(psycopg.Connection.connect(conninfo, autocommit=True))
     except (psycopg.Error, OSError) as error:
         raise unavailable(error, dsn) from None
     try:
-        token = Session(wire, Pulse(session.pulse.bounds)).fetch(_beside(session), None)
+        verdict = Session(wire, Pulse(session.pulse.bounds)).fetch(_aside(session, plan), None)
     except Moved:
         session.close(_pin.MOVED)
         raise
     except (SessionLost, Expired) as error:
-        raise _no_token(error) from None
+        raise _ended(error) from None
     finally:
         wire.close()
     session.fetch(_pin.confirm(), None)
-    return token
+    return verdict
 
 
-async def adraw(session: AsyncSession, conninfo: str, dsn: Dsn) -> int:
-    """Draw a token for a lock on `session`; raises what `draw` does."""
+async def abeside(session: AsyncSession, conninfo: str, dsn: Dsn, plan: SessionPlan[R]) -> R:
+    """Drive `plan` for a lock on `session`; raises what `beside` does."""
     if not session.wire.pinned:
-        return await session.fetch(_plan.token())
+        return await session.fetch(plan)
     try:
         wire = Wire(await psycopg.AsyncConnection.connect(conninfo, autocommit=True))
     except (psycopg.Error, OSError) as error:
         raise unavailable(error, dsn) from None
     aside = AsyncSession(wire, session.loop, session.pulse.bounds)
     try:
-        token = await aside.fetch(_beside(session))
+        verdict = await aside.fetch(_aside(session, plan))
     except Moved:
         session.distrust(_pin.MOVED)
         raise
     except SessionLost as error:
-        raise _no_token(error) from None
+        raise _ended(error) from None
     finally:
-        aside.end("the token is drawn")
+        aside.end("done")
     await session.fetch(_pin.confirm())
-    return token
+    return verdict
 
 
-def _beside(session: Session | AsyncSession) -> _plan.SessionPlan[int]:
+def _aside(session: Session | AsyncSession, plan: SessionPlan[R]) -> SessionPlan[R]:
     wire: Any = session.wire
-    return _pin.aside(_plan.token(), session.pulse.bounds, wire.server)
+    return _pin.aside(plan, session.pulse.bounds, wire.server)
 
 
-def _no_token(error: Exception) -> DatabaseUnavailable:
+def _ended(error: Exception) -> DatabaseUnavailable:
     return DatabaseUnavailable(
-        f"no fencing token: the connection that it was to be drawn on ended ({error}); try again. "
-        f"The lock is still held"
+        f"the connection beside that of the lock ended ({error}); try again. The lock is still held"
     )

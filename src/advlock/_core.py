@@ -6,13 +6,13 @@ import _thread
 import contextlib
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from advlock import _plan
+from advlock._beside import beside
 from advlock._client import GRACE, Client, at_least, timeout
 from advlock._connect import ended_at_once
 from advlock._contend import contend
-from advlock._draw import draw
 from advlock._held import Held, tell_lost
 from advlock._ledger import FORKED, HELD, QUEUED, RELEASING, Op, Ticket
 from advlock._plan import Expired, Refused, SessionLost
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from advlock._key import Key, Name
     from advlock._session import Session
     from advlock.errors import LockTimeout
+
+R = TypeVar("R")
 
 
 class Core(Client):
@@ -314,6 +316,10 @@ class Core(Client):
             msg = f"the session ended while it was asked: {error}; try again"
             raise DatabaseUnavailable(msg) from None
 
+    def _beside(self, session: Session, plan: _plan.SessionPlan[R]) -> R:
+        """Drive `plan` on a session of ours, or beside it where a pooler wants it so."""
+        return beside(session, self._conninfo(), self._dsn, plan)
+
     def _timed_out(self, name: Name, wait: float) -> LockTimeout:
         key = self._ascii_key(name)
         holders: list[Holder] = []
@@ -327,7 +333,7 @@ class Core(Client):
         if ticket.token is None:
             self._check_held(ticket)
             try:
-                token = draw(ticket.session, self._conninfo(), self._dsn)
+                token = self._beside(ticket.session, _plan.token())
             except SessionLost:
                 raise self._lost(ticket) from None
             except Refused as refusal:

@@ -7,10 +7,10 @@ import time
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 from advlock import _connect, _dsn, _plan
+from advlock._beside import beside
 from advlock._client import GRACE, at_least
 from advlock._clock import now
 from advlock._connecting import Connecting
-from advlock._draw import draw
 from advlock._key import Key, pg_encoding
 from advlock._ledger import Ticket
 from advlock._liveness import Bounds, Pulse
@@ -164,15 +164,25 @@ class SoloSession:
             DatabaseUnavailable: the session ended.
             LockError: the server gives this role none.
         """
-        self._session.hear_out()
         try:
-            return draw(self._session, self._conninfo, self._dsn)
-        except SessionLost as error:
-            self._gone(self.why, error)
+            return self.beside(_plan.token())
         except Refused as refusal:
             self.discard()
             not_allowed = refusal.sqlstate == _plan._NOT_ALLOWED
             raise (_plan.judge_failed_token if not_allowed else _meaning)(refusal) from refusal
+
+    def beside(self, plan: _plan.SessionPlan[R]) -> R:
+        """Drive a plan that locks nothing, as a part of what is done under the lock.
+
+        Raises:
+            DatabaseUnavailable: the session ended.
+            Refused: what the server refused and the plan did not expect.
+        """
+        self._session.hear_out()
+        try:
+            return beside(self._session, self._conninfo, self._dsn, plan)
+        except SessionLost as error:
+            self._gone(self.why, error)
 
     def alive(self) -> bool:
         """Look after the session, without waiting: False once it is lost.
@@ -186,6 +196,11 @@ class SoloSession:
         self._pause = self._session.tend()
         self._looked, self._again = now(), time.monotonic() + self._pause
         return self._session.lost is None
+
+    @property
+    def lost(self) -> bool:
+        """Whether it was found lost; nothing is to be heard of it any more."""
+        return self._session.lost is not None
 
     def look_again(self) -> float:
         """Return when `alive` is to be called next, in `time.monotonic` seconds."""
