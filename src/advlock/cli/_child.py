@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from advlock.cli.exits import Exit, signalled
 
@@ -98,9 +98,16 @@ class Child:
 
 
 def spawn(
-    command: Sequence[str], *, env: Mapping[str, str], inherit: Iterable[int], own_session: bool
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    inherit: Iterable[int],
+    own_session: bool,
+    streams: tuple[int, int] | None = None,
 ) -> Child:
     """Execute the command directly, without a shell; stdin, stdout and stderr are inherited.
+
+    Not from two threads at a time: for a moment `inherit` is open to every new process.
 
     It starts with no signal blocked and with default actions, but for those signals that were
     ignored when we were started.
@@ -110,12 +117,11 @@ def spawn(
         env: Its environment.
         inherit: File descriptors that it is to have besides those which we inherited ourselves.
         own_session: Give it a session, and so a process group, of its own.
+        streams: Its stdout and stderr instead of ours; then its stdin is /dev/null.
 
     Raises:
         NotStarted: It could not be executed.
     """
-    # Python ignores these two; everything with a handler is reset by exec itself.
-    defaults = [signal.SIGPIPE, signal.SIGXFSZ]
     with _inheritable(inherit):
         try:
             pid = os.posix_spawnp(
@@ -124,11 +130,20 @@ def spawn(
                 dict(env),
                 setsid=own_session,
                 setsigmask=(),
-                setsigdef=defaults,
+                # Python ignores these two; everything with a handler is reset by exec itself.
+                setsigdef=[signal.SIGPIPE, signal.SIGXFSZ],
+                file_actions=_streams(streams),
             )
         except OSError as error:
             raise _not_started(command[0], error) from None
     return Child(pid, own_session=own_session)
+
+
+def _streams(streams: tuple[int, int] | None) -> list[tuple[Any, ...]]:
+    if streams is None:
+        return []
+    stdin = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
+    return [stdin, *((os.POSIX_SPAWN_DUP2, fd, n) for n, fd in enumerate(streams, 1))]
 
 
 @contextlib.contextmanager

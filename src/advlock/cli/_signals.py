@@ -56,6 +56,12 @@ class Arrival(NamedTuple):
     typed: bool = False
 
 
+class Stop(NamedTuple):
+    """Somebody wants the command to end, and says why."""
+
+    reason: str
+
+
 def heard() -> list[signal.Signals]:
     """The signals that we react to: all but those that were ignored when we were started.
 
@@ -125,18 +131,17 @@ class Inbox:
         # SI_USER is 0, SI_QUEUE and SI_TKILL are negative: all three are processes.
         return Arrival(info.si_signo, typed=info.si_code > 0)
 
+    @contextlib.contextmanager
+    def listening(self, fd: int) -> Iterator[None]:
+        """Have the kernel send us SIGIO whenever something happens on the socket `fd`.
 
-@contextlib.contextmanager
-def announced(fd: int) -> Iterator[None]:
-    """Have the kernel send us SIGIO whenever something happens on the socket `fd`.
-
-    So one call waits for the signals, the command and the socket alike, without a thread.
-    """
-    flags = fcntl.fcntl(fd, fcntl.F_GETFL)
-    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_ASYNC)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):  # a socket found dead may be closed by now
-            fcntl.fcntl(fd, fcntl.F_SETFL, flags)
+        So one call waits for the signals, the command and the socket alike, without a thread.
+        """
+        flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+        fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_ASYNC)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # a socket found dead may be closed by now
+                fcntl.fcntl(fd, fcntl.F_SETFL, flags)

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from advlock._duration import brief
 from advlock.cli._child import LOOK_EVERY
-from advlock.cli._signals import Inbox, announced
+from advlock.cli._signals import Stop
 from advlock.cli.exits import Exit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from advlock.cli._child import Child
     from advlock.cli._signals import Arrival
@@ -42,6 +43,16 @@ class Watched(Protocol):
         """Why the lock is lost."""
 
 
+class Mail(Protocol):
+    """Where the supervisor hears of everything: signals, the lock's socket, requests to stop."""
+
+    def listening(self, fd: int, /) -> AbstractContextManager[None]:
+        """Hear of the lock's socket, too, as of a SIGIO."""
+
+    def wait(self, deadline: float | None, /) -> Arrival | Stop | None:
+        """The next message; None when `deadline` (of `time.monotonic`) has passed, or earlier."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """When to stop the command.
@@ -54,16 +65,22 @@ class Rules:
         stop_when_lost: Stop it when the lock is lost; otherwise only warn.
 
         what: The lock, as messages name it.
+
+        limit: `max_runtime`, as messages name it.
+
+        on_lost: What says that the command runs on without the lock, as messages name it.
     """
 
     max_runtime: float | None = None
     kill_after: float = 10.0
     stop_when_lost: bool = True
     what: str = "the lock"
+    limit: str = "--max-runtime"
+    on_lost: str = "--on-lost continue"
 
 
 def supervise(
-    child: Child, lock: Watched, rules: Rules, inbox: Inbox, say: Callable[[str], None]
+    child: Child, lock: Watched, rules: Rules, inbox: Mail, say: Callable[[str], None]
 ) -> int:
     """Look after the command until it has ended; leave no part of it behind on our own failure.
 
@@ -71,14 +88,14 @@ def supervise(
         child: The command's process.
         lock: What carries the lock.
         rules: When to stop the command.
-        inbox: The opened inbox of signals.
+        inbox: Where messages come in; an inbox of signals has to be opened.
         say: Takes a message for people.
 
     Returns:
-        The exit code for `advlock run`.
+        The command's own exit code; an `Exit` if it was stopped, or its lock was lost.
     """
     try:
-        with announced(lock.fileno()):
+        with inbox.listening(lock.fileno()):
             return _Supervisor(child, lock, rules, inbox, say).run()
     except BaseException:
         child.destroy(rules.kill_after)
@@ -98,7 +115,7 @@ class _Supervisor:
     _child: Child
     _lock: Watched
     _rules: Rules
-    _inbox: Inbox
+    _inbox: Mail
     _say: Callable[[str], None]
     _held: bool = True
     _unread: bool = False  # the lock's socket had more to say than was read
@@ -112,7 +129,9 @@ class _Supervisor:
         self._look_at_lock()  # SIGIO tells of changes only
         while not self._over():
             arrival = self._inbox.wait(self._next_look())
-            if arrival is not None:
+            if isinstance(arrival, Stop):
+                self._obey(arrival)
+            elif arrival is not None:
                 self._take(arrival)
             if self._unread or (self._held and time.monotonic() >= self._lock.look_again()):
                 self._look_at_lock()
@@ -142,6 +161,10 @@ class _Supervisor:
         elif not self._has_it_already(arrival):
             self._send(arrival.signum)
 
+    def _obey(self, stop: Stop) -> None:
+        if self._verdict is None:
+            self._stop(Exit.LOST, f"{stop.reason}; stopping the command")
+
     def _has_it_already(self, arrival: Arrival) -> bool:
         # Not so for HUP: a terminal that goes away tells the leader of its session only.
         typed = arrival.typed and arrival.signum in {signal.SIGINT, signal.SIGQUIT}
@@ -165,7 +188,7 @@ class _Supervisor:
         self._held = self._unread = False
         lost = f"lost {self._rules.what}: {self._lock.why}"
         if not self._rules.stop_when_lost:
-            self._say(f"{lost}; the command runs on without it (--on-lost continue)")
+            self._say(f"{lost}; the command runs on without it ({self._rules.on_lost})")
         elif self._child.code is not None and self._verdict is None:
             self._say(f"{lost} before the command ended with exit code {self._child.code}")
             self._verdict = Exit.LOST
@@ -177,7 +200,8 @@ class _Supervisor:
             return
         if self._verdict is None:
             limit = brief(self._rules.max_runtime or 0)
-            self._stop(Exit.TIMED_OUT, f"--max-runtime of {limit} is over; stopping the command")
+            over = f"{self._rules.limit} of {limit} is over; stopping the command"
+            self._stop(Exit.TIMED_OUT, over)
         elif not self._killed:
             self._killed = True
             self._deadline = None
