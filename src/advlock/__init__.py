@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from advlock._aheld import AsyncHeld
     from advlock._alocks import AsyncLocks
+    from advlock._cron._ascheduler import AsyncScheduler
+    from advlock._cron._function import CronRun, JobPolicies
+    from advlock._cron._scheduler import Scheduler
     from advlock._doctor import Finding, Report, doctor
     from advlock._held import Held
     from advlock._holder import Holder
@@ -35,6 +38,9 @@ if TYPE_CHECKING:
 _MODULES = {
     "_aheld": ("AsyncHeld",),
     "_alocks": ("AsyncLocks",),
+    "_cron._ascheduler": ("AsyncScheduler",),
+    "_cron._function": ("CronRun", "JobPolicies"),
+    "_cron._scheduler": ("Scheduler",),
     "_doctor": ("Finding", "Report", "doctor"),
     "_held": ("Held",),
     "_holder": ("Holder",),
@@ -60,11 +66,14 @@ __all__ = [
     "AsyncHeld",
     "AsyncLock",
     "AsyncLocks",
+    "AsyncScheduler",
     "ConfigError",
+    "CronRun",
     "DatabaseUnavailable",
     "Finding",
     "Held",
     "Holder",
+    "JobPolicies",
     "Key",
     "KeyCollision",
     "Lock",
@@ -74,6 +83,7 @@ __all__ = [
     "LockTimeout",
     "Locks",
     "Report",
+    "Scheduler",
     "TooManyLocks",
     "UnsafeServer",
     "doctor",

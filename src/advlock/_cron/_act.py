@@ -1,0 +1,171 @@
+"""What a pass says to the database, in one request, and what it makes of the answer. Pure."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+from advlock._cron import _decide, _sql
+from advlock._cron._facts import Claim
+from advlock._plan import Step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from advlock._cron._agenda import Agenda
+    from advlock._cron._decide import Fate, Move
+    from advlock._cron._facts import Active, Facts
+    from advlock._cron._job import Job
+
+_TINY: Final = timedelta(microseconds=1)
+
+
+class Act:
+    """What a pass says to the database, and what it makes of the answer."""
+
+    def __init__(self, agenda: Agenda, facts: Facts, room: int) -> None:
+        self.steps: list[Step] = []
+        self.claims: list[Claim] = []
+        self._agenda = agenda
+        self._facts = facts
+        self._readers: dict[int, Callable[[str | None], None]] = {}
+        self._taken: dict[str, Active] = {}
+        self._wanted: dict[str, Fate] = {}
+        self._room = room
+        self._due = list(agenda.due(facts))
+        self._move(list(_decide.moves(agenda.jobs.jobs, facts, agenda.line(facts))))
+        self._take(list(_decide.takes(agenda.jobs.jobs, facts)))
+        beat = agenda.beat(facts.now)
+        if self._claim() or beat:
+            self._mark()
+        if beat:
+            alive, *forget = _sql.BEAT
+            self.steps += [Step(alive, (agenda.host.id,)), *map(Step, forget)]
+
+    def read(self, answers: list[list[tuple[str | None, ...]]]) -> None:
+        """Take in what came of it."""
+        for index, reader in self._readers.items():
+            reader(answers[index][0][0])
+
+    def _ask(self, step: Step, reader: Callable[[str | None], None] | None = None) -> None:
+        if reader is not None:
+            self._readers[len(self.steps)] = reader
+        self.steps.append(step)
+
+    def _move(self, moves: list[Move]) -> None:
+        if moves:
+            self._ask(Step(_sql.MOVE, (move_rows(moves),)))
+
+    def _take(self, rows: list[Active]) -> None:
+        rows = rows[: self._room]
+        self._room -= len(rows)
+        if not rows:
+            return
+        ticks = []
+        for row in rows:
+            run_id = str(uuid.uuid4())
+            self._taken[run_id] = row
+            job = self._agenda.jobs.jobs[row.job]
+            ticks.append(self._claimed(job, row.scheduled_at, run_id))
+        self._ask(Step(_sql.TAKE, (json.dumps(ticks),)), self._read_taken)
+
+    def _read_taken(self, text: str | None) -> None:
+        for name, tick, run_id in json.loads(text or "[]"):
+            job = self._agenda.jobs.jobs[name]
+            was = self._taken[run_id]
+            self.claims.append(Claim(job, datetime.fromisoformat(tick), run_id, was))
+
+    def _claim(self) -> bool:
+        ticks: list[dict[str, Any]] = []
+        skipped: list[Job] = []
+        for job, ripe, *_ in self._due:
+            pause = self._facts.pauses.get(job.name)
+            for fate in _decide.fates(job, ripe, self._facts.now, pause):
+                ticks.append(self._fate(job, fate))
+                if fate.state.startswith("skipped") and job not in skipped:
+                    skipped.append(job)
+        if ticks:
+            seen = self._facts.now.isoformat()
+            arguments = (json.dumps(ticks), self._agenda.hash, str(self._room), seen)
+            self._ask(Step(_sql.CLAIM, arguments), self._read_claimed)
+        if skipped:
+            self._ask(Step(_sql.PRUNE, (prune_rows(skipped),)))
+        return bool(ticks)
+
+    def _fate(self, job: Job, fate: Fate) -> dict[str, Any]:
+        run_id = str(uuid.uuid4())
+        if fate.state == "claimed":
+            self._wanted[run_id] = fate
+        # Each host in an order of its own, or all would want the same ones first.
+        place = int.from_bytes(uuid.UUID(run_id).bytes[:3], "big")
+        return self._claimed(job, fate.scheduled_at, run_id) | {
+            "state": fate.state,
+            "reason": fate.reason,
+            "run_id": run_id if fate.state == "claimed" else None,
+            "place": place,
+        }
+
+    def _claimed(self, job: Job, tick: datetime, run_id: str) -> dict[str, Any]:
+        return {
+            "job": job.name,
+            "scheduled_at": tick.isoformat(),
+            "run_id": run_id,
+            "key": self._agenda.key(job.lock_name(tick)),
+            "host": self._agenda.host.host,
+            "pid": self._agenda.host.pid,
+        }
+
+    def _read_claimed(self, text: str | None) -> None:
+        for name, tick, run_id in json.loads(text or "[]"):
+            job = self._agenda.jobs.jobs[name]
+            self.claims.append(Claim(job, datetime.fromisoformat(tick), run_id))
+
+    def _mark(self) -> None:
+        until = self._agenda.decided_until(self._facts.now)
+        left = [due.until for due in self._due if due.until is not None]
+        if self.cut:
+            left += [fate.scheduled_at - _TINY for fate in self._wanted.values()]
+        self._ask(Step(_sql.MARK, (self._agenda.hash, min([until, *left]).isoformat())))
+
+    @property
+    def cut(self) -> bool:
+        """Whether there was no room for all."""
+        return len(self._wanted) > self._room
+
+    @property
+    def replaces(self) -> bool:
+        """Whether a tick was due that replaces an earlier run."""
+        return any(due.ripe and due.job.overlap == "replace" for due in self._due)
+
+    def settle(self) -> None:
+        """Note what is decided: if there was room for all, what we did not get, others have."""
+        undecided: set[str] = set()
+        if self.cut:
+            undecided = {fate.job for fate in self._wanted.values()}
+        decided = [due for due in self._due if due.job.name not in undecided]
+        self._agenda.settle(decided, self._facts)
+
+
+def move_rows(moves: Sequence[Move]) -> str:
+    """Spell moves for `MOVE`."""
+    rows = [
+        {
+            "job": move.row.job,
+            "scheduled_at": move.row.scheduled_at.isoformat(),
+            "was": move.row.state,
+            "run_id": move.row.run_id,
+            "state": move.state,
+            "reason": move.reason,
+            "expires_at": move.expires_at and move.expires_at.isoformat(),
+            "losses": move.losses,
+        }
+        for move in moves
+    ]
+    return json.dumps(rows)
+
+
+def prune_rows(jobs: Sequence[Job]) -> str:
+    """Spell the bounds of history for `PRUNE`."""
+    return json.dumps([{"job": j.name, "keep": j.keep, "max_age": j.max_age} for j in jobs])

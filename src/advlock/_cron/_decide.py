@@ -1,0 +1,174 @@
+"""What becomes of ticks: one job's policies, applied to what a look has told. Pure.
+
+The rules, in the order in which they count:
+
+1. A tick that somebody has decided stays decided: the row of its tick says so.
+2. A paused job's ticks are skipped, each with a row that says who paused it.
+3. A tick is late until `grace` is over, and missed afterwards. However many ticks there are at a
+   time, `once` and `skip` run one of them at most, the newest; `all` queues them.
+4. Whether the job runs already is not asked here: the lock knows, and `overlap` comes then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from advlock._duration import brief
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime
+
+    from advlock._cron._facts import Active, Facts, Pause
+    from advlock._cron._job import Job
+
+# A claim that was not started after so long was not made by a process that lives; in seconds.
+CLAIM_PATIENCE: Final = 5.0
+# How often one tick may be lost and run again: what kills its host must not kill them all.
+RERUNS: Final = 3
+MOST_QUEUED: Final = 10
+NOT_STARTED: Final = "whoever claimed it did not start it"
+FOUND_FREE: Final = "its lock was found free: its host, its scheduler or its session is gone"
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """What is to become of a tick that nobody has decided yet."""
+
+    job: str
+    scheduled_at: datetime
+    state: str
+    reason: str | None = None
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What is to become of a tick that is not over, if it still is as it was seen."""
+
+    row: Active
+    state: str
+    reason: str | None
+    expires_at: datetime | None = None
+    losses: int = 0
+
+
+def fates(
+    job: Job, ticks: Sequence[datetime], now: datetime, pause: Pause | None
+) -> Iterator[Fate]:
+    """Decide the ticks of a job that are due, ascending; at most one is `claimed` to run.
+
+    But for `missed="all"` with `overlap="allow"`, where all are.
+    """
+    if not ticks or not job.enabled:
+        return
+    if pause is not None:
+        yield from (Fate(job.name, tick, "skipped_paused", str(pause)) for tick in ticks)
+    elif job.missed == "all":
+        yield from _run_all(job, ticks)
+    else:
+        yield from _run_newest(job, ticks, now)
+
+
+def _run_all(job: Job, ticks: Sequence[datetime]) -> Iterator[Fate]:
+    split = max(0, len(ticks) - job.max_missed)
+    why = f"more than {job.max_missed} ticks were missed at a time (max_missed)"
+    yield from (Fate(job.name, tick, "skipped_missed", why) for tick in ticks[:split])
+    at_once = len(ticks) == 1 or job.overlap == "allow"
+    state = "claimed" if at_once else "queued"
+    why_late = None if at_once else "late, together with others; they run one after the other"
+    yield from (Fate(job.name, tick, state, why_late) for tick in ticks[split:])
+
+
+def _run_newest(job: Job, ticks: Sequence[datetime], now: datetime) -> Iterator[Fate]:
+    *older, newest = ticks
+    late = (now - job.due(newest)).total_seconds()
+    runs = late <= job.grace or job.missed == "once"
+    for tick in older:
+        age = brief((now - job.due(tick)).total_seconds())
+        instead = f"; the tick of {_clock(newest, now)} runs instead" if runs else ""
+        yield Fate(job.name, tick, "skipped_missed", f"seen {age} late{instead}")
+    if late <= job.grace:
+        yield Fate(job.name, newest, "claimed")
+    elif job.missed == "once":
+        yield Fate(job.name, newest, "claimed", f"missed; made up for {brief(late)} later")
+    else:
+        why = f"seen {brief(late)} late, over the grace of {brief(job.grace)}"
+        yield Fate(job.name, newest, "skipped_missed", why)
+
+
+def moves(jobs: Mapping[str, Job], facts: Facts, line: datetime) -> Iterator[Move]:
+    """Decide what becomes of ticks that are not over and make no progress.
+
+    Args:
+        jobs: Ours. Of others we only say what is the same for all.
+        facts: What was seen.
+        line: When the server's sessions were last known to end all at once.
+    """
+    for row in facts.active:
+        job = jobs.get(row.job)
+        if row.state == "running" and not row.locked and not in_doubt(row, job, facts.now, line):
+            again = job is not None and job.on_crash == "rerun" and row.losses < RERUNS
+            yield Move(row, "queued" if again else "lost", FOUND_FREE, losses=1)
+        elif row.state == "claimed" and _stale(row, facts.now):
+            grace = job.grace if job else 0.0
+            yield Move(row, "queued", NOT_STARTED, facts.now + timedelta(seconds=grace))
+        elif row.state == "queued" and row.expires_at and row.expires_at < facts.now:
+            yield Move(row, "skipped_missed", f"{row_reason(row)}, and nobody could until its time")
+
+
+def row_reason(row: Active) -> str:
+    """Why a tick that expires was in the queue."""
+    return "it was lost before it ran" if row.losses else NOT_STARTED
+
+
+def _stale(row: Active, now: datetime) -> bool:
+    since = row.claimed_at or row.scheduled_at
+    return not row.locked and now - since > timedelta(seconds=CLAIM_PATIENCE)
+
+
+def in_doubt(row: Active, job: Job | None, now: datetime, line: datetime) -> bool:
+    """Whether a run without a lock may still go on, and its host not know that the lock is gone."""
+    if row.started_at is None or row.started_at >= line:
+        return False
+    return now < line + timedelta(seconds=doubt(job))
+
+
+def doubt(job: Job | None) -> float:
+    """How long after the end of its session a command may still be at work, in seconds.
+
+    A host that lives stops it at once, and kills it `kill_after` later; the rest is for one that
+    has other things to do.
+    """
+    return (job.kill_after if job else 10.0) + 10.0
+
+
+def takes(jobs: Mapping[str, Job], facts: Facts) -> Iterator[Active]:
+    """Choose what may leave the queue: the oldest tick of each job that nobody runs."""
+    busy = {row.job for row in facts.active if row.state != "queued"}
+    for row in facts.active:
+        job = jobs.get(row.job)
+        if row.state != "queued" or row.locked or job is None:
+            continue
+        if not row.by_hand and (facts.pauses.get(row.job) or not job.enabled):
+            continue
+        if job.overlap == "allow":
+            yield row
+        elif row.job not in busy:
+            busy.add(row.job)
+            yield row
+
+
+def held_up(jobs: Mapping[str, Job], facts: Facts) -> bool:
+    """Whether something waits in the queue only because its lock is yet to become free."""
+    busy = {row.job for row in facts.active if row.state != "queued"}
+    return any(
+        row.state == "queued" and row.locked and row.job in jobs and row.job not in busy
+        for row in facts.active
+    )
+
+
+def _clock(moment: datetime, now: datetime) -> str:
+    return f"{moment:%H:%M:%S}" if moment.date() == now.date() else f"{moment:%Y-%m-%d %H:%M:%S}"

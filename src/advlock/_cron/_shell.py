@@ -1,0 +1,183 @@
+"""What the two shells share: their books, and what follows from a pass or from trouble."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+from advlock._backoff import Backoff
+from advlock._cron import _life
+from advlock._cron._agenda import Agenda
+from advlock._cron._tell import Watch, here, refused
+from advlock._plan import Expired, Refused, SessionLost
+from advlock.errors import LockError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+    from typing import TypeAlias
+
+    from advlock._client import Client
+    from advlock._cron._agenda import Pass
+    from advlock._cron._facts import Claim
+    from advlock._cron._job import JobSet
+    from advlock._cron._life import Outcome
+    from advlock._plan import SessionPlan
+
+    Report: TypeAlias = Callable[[], SessionPlan[Any]]
+
+log = logging.getLogger("advlock.cron")
+R = TypeVar("R", bound="AnyRun")
+
+STOPPED: Final = "stopped together with its scheduler"
+# What talking to the database may end in while it is away; then we come again.
+GONE: Final = (LockError, SessionLost, Expired)
+PATIENCE: Final = 10.0  # seconds for a connection
+LAST_WORDS: Final = 5.0  # seconds for what is still to be written down at the end
+# Come again after this, twice this and so on, in seconds: when a run has ended whose job waits in
+# the queue, because the server is yet to hear that the lock is free; and when a tick may replace a
+# run of ours, because whoever has claimed it is yet to say so.
+_FIRST_HASTE: Final = 0.01
+_HASTE: Final = 0.32
+
+
+class AnyRun:
+    """One claim, in either world."""
+
+    def __init__(self, shell: Shell[Any], claim: Claim) -> None:
+        self.claim = claim
+        self.stopped: str | None = None  # why it has to end
+        self._shell = shell
+
+    def stop(self, reason: str) -> None:
+        """Have the run end."""
+        raise NotImplementedError
+
+    def facts(self, event: str) -> dict[str, Any]:
+        """What a log record says besides its message."""
+        return {"event": f"cron.{event}"} | _life.described(self.claim)
+
+    def _busy(self, reason: str | None) -> SessionPlan[str]:
+        return _life.busy(self.claim, reason, self._shell.queued(self.claim.job.name))
+
+    def _enough(self, outcome: Outcome) -> bool:
+        """Whether there is to be no further attempt."""
+        tries = self.claim.job.retries + 1
+        return bool(self.stopped) or not outcome.worth_another_try or outcome.attempt >= tries
+
+    def _tell_retry(self, outcome: Outcome) -> None:
+        name, reason, number = self.claim.job.name, outcome.reason, outcome.attempt + 1
+        facts = self.facts("retry")
+        log.info("%s: %s; attempt %d follows", name, reason, number, extra=facts)
+
+    def _tell_outcome(self, outcome: Outcome) -> None:
+        why = f" ({outcome.reason})" if outcome.reason else ""
+        facts = self.facts("finished") | {"state": outcome.state}
+        log.info("%s: %s%s", self.claim.job.name, outcome.state, why, extra=facts)
+
+    def _tell_gone(self, error: Exception) -> None:
+        log.warning("%s: %s", self.claim.job.name, error, extra=self.facts("gone"))
+
+    def _tell_bug(self, error: Exception) -> None:
+        facts = self.facts("error")
+        log.error("%s: not run", self.claim.job.name, exc_info=error, extra=facts)
+
+
+class Shell(Generic[R]):
+    """The part of a scheduler that neither waits nor talks to the server.
+
+    Args:
+        client: Whose sessions to use; it stays open.
+        jobs: What to run.
+        room: How many runs may go on at a time.
+    """
+
+    def __init__(self, client: Client, jobs: JobSet, room: int) -> None:
+        self._client = client
+        self._agenda = Agenda(jobs, here(), self._key)
+        self._room = room
+        self._running: dict[str, R] = {}
+        self._session: object = None
+        self._joined = False
+        self._unreported: list[Report] = []
+        self._last: Pass | None = None
+        self._watch = Watch()
+        self._backoff = Backoff()
+        self._stopping = False
+        self._haste = _HASTE
+
+    def reload(self, jobs: JobSet) -> None:
+        """Go on with other jobs; what runs stays as it is. Where the passes are made."""
+        self._agenda.reload(jobs)
+        self._joined = False
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs here."""
+        return not self._running
+
+    def queued(self, job: str) -> int:
+        """How many ticks of `job` wait, as far as we know."""
+        rows = self._last.facts.active if self._last else ()
+        return sum(row.job == job and row.state == "queued" for row in rows)
+
+    @property
+    def line(self) -> datetime | None:
+        """When our sessions ended last."""
+        return self._agenda.broken_at
+
+    def _key(self, name: str) -> int:
+        key = self._client._ascii_key(name)
+        assert key is not None, "a job's name is ASCII"
+        return key.value
+
+    def _left(self) -> int:
+        return max(0, self._room - len(self._running))
+
+    def _meet(self, session: object) -> None:
+        """Note which session is asked: a new one means that the old one has ended."""
+        if session is not self._session:
+            self._agenda.broken = self._session is not None
+            self._session = session
+
+    def _seen(self, result: Pass, took: float) -> float:
+        """Take note of a pass; tell after how many seconds to make the next one."""
+        self._backoff.note(time.monotonic(), failed=False)
+        self._watch.well()
+        self._last = result
+        for row in result.facts.active:
+            run = self._running.get(row.run_id or "")
+            if row.stop and run is not None:
+                run.stop(row.stop)
+        self._watch.clock(time.time(), result.facts.now, took)
+        if result.replaces:
+            self._haste = _FIRST_HASTE
+        if self._haste < _HASTE and (result.held_up or self._replaceable()):
+            self._haste *= 2
+            return min(self._haste, result.sleep)
+        return result.sleep
+
+    def _replaceable(self) -> bool:
+        return any(run.claim.job.overlap == "replace" for run in list(self._running.values()))
+
+    def _ended(self, run: R) -> None:
+        self._running.pop(run.claim.run_id, None)
+        self._haste = _FIRST_HASTE
+
+    def _trouble(self, error: Exception) -> float:
+        """Take note of a pass that failed; tell after how many seconds to try again."""
+        if isinstance(error, Refused):
+            self._joined = False  # somebody may have dropped the tables
+            error = refused(error)
+        self._backoff.note(time.monotonic(), failed=True)
+        self._watch.trouble(error)
+        return self._backoff.pause(time.monotonic())
+
+    def _stop_all(self) -> tuple[bool, float]:
+        """Have everything stopped; tell whether that was anything, and how long it may take."""
+        runs = list(self._running.values())
+        for run in runs:
+            run.stop(STOPPED)
+        longest = max((run.claim.job.kill_after for run in runs), default=0.0)
+        return bool(runs), longest + LAST_WORDS

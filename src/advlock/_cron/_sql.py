@@ -1,0 +1,321 @@
+"""Every SQL text of the cron, named, each with its reason. Pure.
+
+Many values travel as one JSON parameter, and answers as one JSON value: times in it are ISO 8601,
+whatever a role's `DateStyle` is. Our sessions' search_path is pg_catalog (`advlock._sql`). A batch
+of rows is changed in the order of the primary key, so that two hosts cannot deadlock.
+"""
+
+from __future__ import annotations
+
+from typing import Final, LiteralString
+
+# -- the schema ------------------------------------------------------------------------------------
+
+# What there is: 0 for nothing. A newer advlock may have been here; it keeps what we need.
+VERSION: Final[LiteralString] = """
+SELECT CASE WHEN to_regclass('advlock.migration') IS NULL THEN 0 ELSE 1 END
+"""
+APPLIED: Final[LiteralString] = "SELECT coalesce(max(version), 0) FROM advlock.migration"
+CURRENT_USER: Final[LiteralString] = "SELECT quote_ident(current_user)"
+
+SCHEMA_LOCK: Final[tuple[LiteralString, ...]] = (
+    "SELECT pg_catalog.set_config('lock_timeout', '10s', true)",
+    "SELECT pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('advlock: schema', 0))",
+)
+
+# Each version is a list of statements that may be repeated: two hosts may come at once, and the
+# lock above only lets them queue. Later versions only add, so that older hosts go on working.
+MIGRATIONS: Final[dict[int, tuple[LiteralString, ...]]] = {
+    1: (
+        "CREATE SCHEMA IF NOT EXISTS advlock",
+        """\
+CREATE TABLE IF NOT EXISTS advlock.migration (
+    version integer PRIMARY KEY,
+    applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+)""",
+        """\
+CREATE TABLE IF NOT EXISTS advlock.cron_run (
+    job text NOT NULL,
+    scheduled_at timestamptz NOT NULL,
+    state text NOT NULL CHECK (state IN (
+        'claimed', 'queued', 'running', 'succeeded', 'failed', 'timeout', 'lost',
+        'skipped_overlap', 'skipped_missed', 'skipped_paused')),
+    reason text,
+    run_id uuid,
+    attempt integer NOT NULL DEFAULT 1,
+    losses integer NOT NULL DEFAULT 0,
+    key bigint,
+    token bigint,
+    host text,
+    pid integer,
+    claimed_at timestamptz,
+    started_at timestamptz,
+    finished_at timestamptz,
+    expires_at timestamptz,
+    triggered_by text,
+    stop text,
+    exit_code integer,
+    output text,
+    PRIMARY KEY (job, scheduled_at)
+)""",
+        """\
+CREATE INDEX IF NOT EXISTS cron_run_active ON advlock.cron_run (state)
+    WHERE state IN ('claimed', 'queued', 'running')""",
+        """\
+CREATE TABLE IF NOT EXISTS advlock.cron_set (
+    hash text PRIMARY KEY,
+    jobs jsonb NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    decided_until timestamptz
+)""",
+        """\
+CREATE TABLE IF NOT EXISTS advlock.cron_host (
+    id uuid PRIMARY KEY,
+    host text NOT NULL,
+    pid integer NOT NULL,
+    source text NOT NULL,
+    hash text NOT NULL,
+    started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    seen_at timestamptz NOT NULL DEFAULT clock_timestamp()
+)""",
+        """\
+CREATE TABLE IF NOT EXISTS advlock.cron_pause (
+    job text PRIMARY KEY,
+    until timestamptz NOT NULL,
+    note text,
+    paused_by text,
+    paused_at timestamptz NOT NULL DEFAULT clock_timestamp()
+)""",
+        "INSERT INTO advlock.migration (version) VALUES (1) ON CONFLICT DO NOTHING",
+    ),
+}
+
+# -- a pass ----------------------------------------------------------------------------------------
+
+# The database's clock, how far each version of the jobs has been decided, what is paused, and every
+# tick that is not over, with whether anybody holds its lock. pg_locks is read only if there is one.
+LOOK: Final[LiteralString] = """
+WITH held AS MATERIALIZED (
+    SELECT (classid::int8 << 32) | objid::int8 AS key FROM pg_locks
+    WHERE locktype = 'advisory' AND granted AND objsubid = 1
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+)
+SELECT jsonb_build_object(
+    'now', clock_timestamp(),
+    'server_since', pg_postmaster_start_time(),
+    'sets', (
+        SELECT jsonb_object_agg(hash, jsonb_build_array(created_at, decided_until))
+        FROM advlock.cron_set),
+    'pauses', (
+        SELECT jsonb_object_agg(job, jsonb_build_array(until, note, paused_by))
+        FROM advlock.cron_pause WHERE until > clock_timestamp()),
+    'active', (
+        SELECT jsonb_agg(jsonb_build_object(
+            'job', job, 'scheduled_at', scheduled_at, 'state', state, 'run_id', run_id,
+            'host', host, 'pid', pid, 'claimed_at', claimed_at, 'started_at', started_at,
+            'expires_at', expires_at, 'losses', losses, 'stop', stop,
+            'by_hand', triggered_by IS NOT NULL,
+            'locked', key IS NOT NULL AND key IN (SELECT key FROM held))
+            ORDER BY job, scheduled_at)
+        FROM advlock.cron_run WHERE state IN ('claimed', 'queued', 'running')))
+"""
+
+SETS: Final[LiteralString] = """
+SELECT jsonb_object_agg(hash, jobs) FROM advlock.cron_set
+WHERE hash IN (SELECT jsonb_array_elements_text($1::jsonb))
+"""
+
+# One row a tick, whoever comes first; the primary key decides. $1: the ticks. $2: our version of
+# the jobs: what it has been decided until is not decided again, also if history was pruned since.
+# $3: how many may start to run here. $4: when we looked; for who was stopped for long since then,
+# the answer is empty.
+CLAIM: Final[LiteralString] = """
+WITH tick AS (
+    SELECT * FROM jsonb_to_recordset($1::jsonb) AS tick(
+        job text, scheduled_at timestamptz, state text, reason text, run_id uuid, key int8,
+        host text, pid int, expires_at timestamptz, place int)
+    WHERE clock_timestamp() < $4::timestamptz + interval '10 seconds'
+      AND scheduled_at > coalesce((SELECT decided_until FROM advlock.cron_set WHERE hash = $2),
+                                  '-infinity')
+      AND NOT EXISTS (SELECT FROM advlock.cron_run AS run
+                      WHERE run.job = tick.job AND run.scheduled_at = tick.scheduled_at)
+), chosen AS (
+    (SELECT * FROM tick WHERE state = 'claimed' ORDER BY place LIMIT $3::int)
+    UNION ALL
+    (SELECT * FROM tick WHERE state <> 'claimed')
+), claimed AS (
+    INSERT INTO advlock.cron_run
+        (job, scheduled_at, state, reason, run_id, key, host, pid, claimed_at, expires_at,
+         finished_at)
+    SELECT job, scheduled_at, state, reason, run_id, key, host, pid, clock_timestamp(), expires_at,
+           CASE WHEN state NOT IN ('claimed', 'queued') THEN clock_timestamp() END
+    FROM chosen ORDER BY job, scheduled_at
+    ON CONFLICT DO NOTHING
+    RETURNING job, scheduled_at, run_id, state
+)
+SELECT jsonb_agg(jsonb_build_array(job, scheduled_at, run_id))
+FROM claimed WHERE state = 'claimed'
+"""
+
+# Take what waits in the queue, unless somebody else was quicker.
+TAKE: Final[LiteralString] = """
+WITH tick AS (
+    SELECT * FROM jsonb_to_recordset($1::jsonb) AS tick(
+        job text, scheduled_at timestamptz, run_id uuid, key int8, host text, pid int)
+), free AS (
+    SELECT run.job, run.scheduled_at FROM advlock.cron_run AS run
+    JOIN tick USING (job, scheduled_at)
+    WHERE run.state = 'queued' ORDER BY run.job, run.scheduled_at FOR UPDATE OF run
+), taken AS (
+    UPDATE advlock.cron_run AS run
+    SET state = 'claimed', run_id = tick.run_id, key = tick.key, host = tick.host, pid = tick.pid,
+        claimed_at = clock_timestamp(), started_at = NULL, finished_at = NULL, stop = NULL
+    FROM tick JOIN free USING (job, scheduled_at)
+    WHERE run.job = tick.job AND run.scheduled_at = tick.scheduled_at
+    RETURNING run.job, run.scheduled_at, run.run_id
+)
+SELECT jsonb_agg(jsonb_build_array(job, scheduled_at, run_id)) FROM taken
+"""
+
+# From one state to another, if it is still the one, and the same run.
+MOVE: Final[LiteralString] = """
+WITH tick AS (
+    SELECT * FROM jsonb_to_recordset($1::jsonb) AS tick(
+        job text, scheduled_at timestamptz, was text, run_id uuid, state text, reason text,
+        expires_at timestamptz, losses int)
+), same AS (
+    SELECT run.job, run.scheduled_at FROM advlock.cron_run AS run
+    JOIN tick USING (job, scheduled_at)
+    WHERE run.state = tick.was AND run.run_id IS NOT DISTINCT FROM tick.run_id
+    ORDER BY run.job, run.scheduled_at FOR UPDATE OF run
+), moved AS (
+    UPDATE advlock.cron_run AS run
+    SET state = tick.state, reason = tick.reason, expires_at = tick.expires_at,
+        losses = run.losses + coalesce(tick.losses, 0),
+        finished_at = CASE WHEN tick.state NOT IN ('claimed', 'queued', 'running')
+                           THEN clock_timestamp() END
+    FROM tick JOIN same USING (job, scheduled_at)
+    WHERE run.job = tick.job AND run.scheduled_at = tick.scheduled_at
+    RETURNING run.job, run.scheduled_at, run.state
+)
+SELECT jsonb_agg(jsonb_build_array(job, scheduled_at, state)) FROM moved
+"""
+
+# Until when all ticks of this version of the jobs are decided. It never goes back.
+MARK: Final[LiteralString] = """
+UPDATE advlock.cron_set SET decided_until = greatest(decided_until, $2::timestamptz)
+WHERE hash = $1
+"""
+
+# -- one run ---------------------------------------------------------------------------------------
+
+# The one moment at which a tick begins: only who claimed it last may, and only once. Asked while
+# the lock is held, so another run of the job that is still down as running has lost its own. But
+# if the server was restarted since ($4, or by its own word), that one may not know it yet, and its
+# command may go on: for $5 seconds nothing starts. $6: what becomes of a lost one.
+START: Final[LiteralString] = """
+WITH line AS (
+    SELECT greatest(pg_postmaster_start_time(), $4::timestamptz) AS since
+), other AS (
+    SELECT run.job, run.scheduled_at, run.run_id, run.losses,
+           run.started_at < line.since
+               AND clock_timestamp() < line.since + $5::float8 * interval '1 second' AS doubtful
+    FROM advlock.cron_run AS run, line
+    WHERE run.job = $1 AND run.state = 'running' AND run.scheduled_at <> $2::timestamptz
+      AND $7::bool
+), doubt AS (
+    SELECT min(scheduled_at) AS scheduled_at FROM other WHERE doubtful
+), ended AS (
+    UPDATE advlock.cron_run AS run
+    SET state = CASE WHEN $6::int > run.losses THEN 'queued' ELSE 'lost' END,
+        reason = 'its lock was found free', losses = run.losses + 1,
+        finished_at = CASE WHEN $6::int > run.losses THEN NULL ELSE clock_timestamp() END
+    FROM other, doubt
+    WHERE run.job = other.job AND run.scheduled_at = other.scheduled_at
+      AND run.run_id = other.run_id AND run.state = 'running' AND doubt.scheduled_at IS NULL
+), begun AS (
+    UPDATE advlock.cron_run AS run
+    SET state = 'running', started_at = clock_timestamp(), attempt = 1, token = $8::int8,
+        expires_at = NULL
+    FROM doubt
+    WHERE run.job = $1 AND run.scheduled_at = $2::timestamptz AND run.run_id = $3::uuid
+      AND run.state = 'claimed' AND doubt.scheduled_at IS NULL
+    RETURNING run.started_at
+)
+SELECT jsonb_build_object('started_at', (SELECT started_at FROM begun),
+                          'doubt', (SELECT scheduled_at FROM doubt))
+"""
+
+# The next attempt of a run that goes on.
+AGAIN: Final[LiteralString] = """
+UPDATE advlock.cron_run SET attempt = $4::int, reason = $5
+WHERE job = $1 AND scheduled_at = $2::timestamptz AND run_id = $3::uuid AND state = 'running'
+"""
+
+# What came of it; also if somebody has found the lock free before, and put it down as lost: we know
+# better. $9: what becomes of a lost one, as above.
+FINISH: Final[LiteralString] = """
+UPDATE advlock.cron_run
+SET state = CASE WHEN $4 = 'lost' AND $9::int > losses THEN 'queued' ELSE $4 END,
+    reason = $5, exit_code = $6::int, output = $7, attempt = $8::int, stop = NULL,
+    losses = losses + ($4 = 'lost' AND state = 'running')::int,
+    finished_at = CASE WHEN $4 = 'lost' AND $9::int > losses THEN NULL ELSE clock_timestamp() END
+WHERE job = $1 AND scheduled_at = $2::timestamptz AND run_id = $3::uuid
+  AND state IN ('running', 'lost')
+"""
+
+# Ask the running one to make room ($3 says for whom), and let go of those that waited before.
+REPLACE: Final[tuple[LiteralString, ...]] = (
+    """
+UPDATE advlock.cron_run SET stop = $3
+WHERE job = $1 AND state = 'running' AND scheduled_at <> $2::timestamptz AND stop IS NULL
+""",
+    """
+UPDATE advlock.cron_run SET state = 'skipped_overlap', reason = $3, finished_at = clock_timestamp()
+WHERE job = $1 AND state = 'queued' AND scheduled_at < $2::timestamptz AND triggered_by IS NULL
+""",
+)
+
+# History is bounded, and what is not over is no history.
+PRUNE: Final[LiteralString] = """
+DELETE FROM advlock.cron_run AS run
+USING jsonb_to_recordset($1::jsonb) AS of(job text, keep int, max_age float8),
+      LATERAL (SELECT greatest(
+          clock_timestamp() - of.max_age * interval '1 second',
+          (SELECT old.scheduled_at FROM advlock.cron_run AS old WHERE old.job = of.job
+           ORDER BY old.scheduled_at DESC OFFSET of.keep - 1 LIMIT 1)) AS since) AS horizon
+WHERE run.job = of.job AND run.scheduled_at < horizon.since
+  AND run.state NOT IN ('claimed', 'queued', 'running')
+"""
+
+# -- who takes part --------------------------------------------------------------------------------
+
+JOIN: Final[tuple[LiteralString, ...]] = (
+    """
+INSERT INTO advlock.cron_set (hash, jobs) VALUES ($1, $2::jsonb) ON CONFLICT DO NOTHING
+""",
+    """
+INSERT INTO advlock.cron_host (id, host, pid, source, hash)
+VALUES ($1::uuid, $2, $3::int, $4, $5)
+ON CONFLICT (id) DO UPDATE SET source = excluded.source, hash = excluded.hash,
+                               seen_at = clock_timestamp()
+""",
+)
+LEAVE: Final[LiteralString] = "DELETE FROM advlock.cron_host WHERE id = $1::uuid"
+
+# Still here; and what was not heard of for long, we forget. A version of the jobs is kept for a
+# month: it says until when its ticks were decided.
+BEAT: Final[tuple[LiteralString, ...]] = (
+    "UPDATE advlock.cron_host SET seen_at = clock_timestamp() WHERE id = $1::uuid",
+    "DELETE FROM advlock.cron_host WHERE seen_at < clock_timestamp() - interval '1 day'",
+    """
+DELETE FROM advlock.cron_set AS old
+WHERE coalesce(decided_until, created_at) < clock_timestamp() - interval '32 days'
+  AND NOT EXISTS (SELECT FROM advlock.cron_host AS host WHERE host.hash = old.hash)
+""",
+)
+OTHERS: Final[LiteralString] = """
+SELECT jsonb_agg(jsonb_build_object('host', host, 'pid', pid, 'source', source, 'hash', hash))
+FROM advlock.cron_host
+WHERE seen_at > clock_timestamp() - interval '15 seconds' AND id <> $1::uuid
+"""

@@ -1,0 +1,88 @@
+"""What both shells have to tell, each thing once until it changes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import uuid
+from typing import TYPE_CHECKING, Final
+
+from advlock._cron._agenda import Host
+from advlock.errors import ConfigError, DatabaseUnavailable, LockError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from advlock._plan import Refused
+
+log = logging.getLogger("advlock.cron")
+
+_SKEW: Final = 1.0  # seconds; by so much a host's clock may differ without a word
+_SLOW: Final = 0.5  # a pass that took so long says nothing about clocks
+
+
+def here() -> Host:
+    """Who we are."""
+    return Host(str(uuid.uuid4()), os.uname().nodename, os.getpid())
+
+
+def refused(refusal: Refused) -> LockError:
+    """Say what the server's refusal means, and what to do."""
+    if refusal.sqlstate == "42501":
+        return ConfigError(
+            f"the tables of advlock are not for this role: {refusal.message}. Have their owner "
+            f"allow it: advlock init --sql --role ROLE | psql",
+            sqlstate=refusal.sqlstate,
+        )
+    if refusal.sqlstate in {"42P01", "3F000", "42703"}:
+        return ConfigError(
+            f"the tables of advlock are not as they should be: {refusal.message}. Make them anew: "
+            f"advlock init",
+            sqlstate=refusal.sqlstate,
+        )
+    return DatabaseUnavailable(
+        f"the server refused ({refusal.sqlstate}: {refusal.message}); trying again",
+        sqlstate=refusal.sqlstate,
+    )
+
+
+class Watch:
+    """Warns of clocks, of other versions of the jobs, and of a database that is away."""
+
+    def __init__(self) -> None:
+        self._skewed = False
+        self._trouble: str | None = None
+        self._others: set[str] = set()
+
+    def clock(self, ours: float, theirs: datetime, took: float) -> None:
+        """Compare this host's clock with the database's."""
+        ahead = ours - theirs.timestamp()
+        if took > _SLOW:
+            return
+        skewed = abs(ahead) > _SKEW
+        if skewed and not self._skewed:
+            log.warning(
+                "this host's clock is %.1f s %s the database's; ticks go by the database's",
+                abs(ahead),
+                "ahead of" if ahead > 0 else "behind",
+                extra={"event": "cron.clock", "ahead": ahead},
+            )
+        self._skewed = skewed
+
+    def other(self, message: str) -> None:
+        """Warn of another scheduler's version of the jobs."""
+        if message not in self._others:
+            self._others.add(message)
+            log.warning("%s", message, extra={"event": "cron.drift"})
+
+    def trouble(self, error: Exception) -> None:
+        """Warn that a pass failed, once for a row of them."""
+        if self._trouble is None:
+            log.warning("%s; trying again", error, extra={"event": "cron.trouble"})
+        self._trouble = str(error)
+
+    def well(self) -> None:
+        """Note that a pass went well."""
+        if self._trouble is not None:
+            log.warning("the database is back", extra={"event": "cron.back"})
+        self._trouble = None
