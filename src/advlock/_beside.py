@@ -30,22 +30,30 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
-def beside(session: Session, conninfo: str, dsn: Dsn, plan: SessionPlan[R]) -> R:
+def beside(
+    session: Session,
+    conninfo: str,
+    dsn: Dsn,
+    plan: SessionPlan[R],
+    deadline: float | None = None,
+) -> R:
     """Drive `plan` for a lock on `session`.
 
     Raises:
+        Expired: `deadline` passed; what was sent may still be carried out.
         SessionLost: the session is gone, and the lock with it.
         Refused: what the server refused and the plan did not expect.
         DatabaseUnavailable: no connection to do it on.
     """
     if not session.wire.pinned:
-        return session.fetch(plan, None)
+        return session.fetch(plan, deadline)
     try:
         wire = Wire(psycopg.Connection.connect(conninfo, autocommit=True))
     except (psycopg.Error, OSError) as error:
         raise unavailable(error, dsn) from None
     try:
-        verdict = Session(wire, Pulse(session.pulse.bounds)).fetch(_aside(session, plan), None)
+        aside = Session(wire, Pulse(session.pulse.bounds))
+        verdict = aside.fetch(_aside(session, plan), deadline)
     except Moved:
         session.close(_pin.MOVED)
         raise
@@ -53,7 +61,7 @@ def beside(session: Session, conninfo: str, dsn: Dsn, plan: SessionPlan[R]) -> R
         raise _ended(error) from None
     finally:
         wire.close()
-    session.fetch(_pin.confirm(), None)
+    session.fetch(_pin.confirm(), deadline)
     return verdict
 
 

@@ -316,9 +316,11 @@ class Core(Client):
             msg = f"the session ended while it was asked: {error}; try again"
             raise DatabaseUnavailable(msg) from None
 
-    def _beside(self, session: Session, plan: _plan.SessionPlan[R]) -> R:
+    def _beside(
+        self, session: Session, plan: _plan.SessionPlan[R], deadline: float | None = None
+    ) -> R:
         """Drive `plan` on a session of ours, or beside it where a pooler wants it so."""
-        return beside(session, self._conninfo(), self._dsn, plan)
+        return beside(session, self._conninfo(), self._dsn, plan, deadline)
 
     def _timed_out(self, name: Name, wait: float) -> LockTimeout:
         key = self._ascii_key(name)

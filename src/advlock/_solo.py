@@ -171,16 +171,18 @@ class SoloSession:
             not_allowed = refusal.sqlstate == _plan._NOT_ALLOWED
             raise (_plan.judge_failed_token if not_allowed else _meaning)(refusal) from refusal
 
-    def beside(self, plan: _plan.SessionPlan[R]) -> R:
+    def beside(self, plan: _plan.SessionPlan[R], deadline: float | None = None) -> R:
         """Drive a plan that locks nothing, as a part of what is done under the lock.
 
         Raises:
-            DatabaseUnavailable: the session ended.
+            DatabaseUnavailable: the session ended, or gave no answer by `deadline`.
             Refused: what the server refused and the plan did not expect.
         """
         self._session.hear_out()
         try:
-            return beside(self._session, self._conninfo, self._dsn, plan)
+            return beside(self._session, self._conninfo, self._dsn, plan, deadline)
+        except Expired as error:
+            self._gone("the server did not answer in time", error)
         except SessionLost as error:
             self._gone(self.why, error)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, assert_type
 
 import advlock
@@ -81,3 +82,34 @@ def examined(dsn: str) -> int:
     assert_type(report.facts["exclusion"], str)
     assert_type(report.worst, Literal["error", "warning"] | None)
     return report.exit_code
+
+
+def scheduled(dsn: str, locks: advlock.Locks) -> None:
+    """What the decorator takes, and that it leaves the function as it is."""
+    scheduler = advlock.Scheduler(dsn, timezone="Europe/Berlin", max_running=4)
+
+    @scheduler.job("H 3 * * *", overlap="queue", missed="all", grace="1h", on_crash="rerun")
+    def nightly(run: advlock.CronRun) -> int:
+        assert_type(run.scheduled_at, datetime)
+        return run.attempt
+
+    @advlock.Scheduler(locks).job("@every 90s", name="other", retries=2, jitter=5)
+    def other() -> None: ...
+
+    assert_type(other(), None)
+    assert_type(scheduler.run(wait=10), None)
+    assert_type(nightly(advlock.CronRun("a", datetime.now(UTC), "", 1, None)), int)
+
+
+async def scheduled_in_tasks() -> None:
+    """The same for tasks."""
+    scheduler = advlock.AsyncScheduler()
+
+    @scheduler.job("@hourly", timeout="5m", overlap="replace")
+    async def hourly() -> str:
+        return "done"
+
+    assert_type(await hourly(), str)
+    async with scheduler as running:
+        assert_type(running, advlock.AsyncScheduler)
+        assert_type(running.stop(), None)

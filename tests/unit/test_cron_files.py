@@ -385,3 +385,9 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     for source in ("jobs.toml", "crontab"):
         with suppress(BadJobs):
             read_jobs(text, source)
+
+
+def test_the_settings_of_advlock_toml_may_stand_beside_the_jobs() -> None:
+    """One file may say where the database is, and what runs there."""
+    text = 'dsn = "postgresql://db"\nkeys = "hashtext"\n[jobs.a]\nschedule = "@daily"\n'
+    assert list(read_jobs(text + 'command = ["x"]\n', "advlock.toml").jobs) == ["a"]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import uuid
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from advlock._cron import _decide, _sql
-from advlock._cron._facts import Claim
+from advlock._cron._facts import Claim, read_moment
 from advlock._plan import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import datetime
 
     from advlock._cron._agenda import Agenda
     from advlock._cron._decide import Fate, Move
@@ -34,6 +35,7 @@ class Act:
         self._taken: dict[str, Active] = {}
         self._wanted: dict[str, Fate] = {}
         self._room = room
+        self._too_late = False
         self._due = list(agenda.due(facts))
         self._move(list(_decide.moves(agenda.jobs.jobs, facts, agenda.line(facts))))
         self._take(list(_decide.takes(agenda.jobs.jobs, facts)))
@@ -55,6 +57,7 @@ class Act:
         self.steps.append(step)
 
     def _move(self, moves: list[Move]) -> None:
+        self._moved = bool(moves)
         if moves:
             self._ask(Step(_sql.MOVE, (move_rows(moves),)))
 
@@ -75,23 +78,23 @@ class Act:
         for name, tick, run_id in json.loads(text or "[]"):
             job = self._agenda.jobs.jobs[name]
             was = self._taken[run_id]
-            self.claims.append(Claim(job, datetime.fromisoformat(tick), run_id, was))
+            self.claims.append(Claim(job, read_moment(tick), run_id, was))
 
     def _claim(self) -> bool:
         ticks: list[dict[str, Any]] = []
-        skipped: list[Job] = []
+        skipped: dict[str, Job] = {}
         for job, ripe, *_ in self._due:
             pause = self._facts.pauses.get(job.name)
             for fate in _decide.fates(job, ripe, self._facts.now, pause):
                 ticks.append(self._fate(job, fate))
-                if fate.state.startswith("skipped") and job not in skipped:
-                    skipped.append(job)
+                if fate.state.startswith("skipped"):
+                    skipped[job.name] = job
         if ticks:
             seen = self._facts.now.isoformat()
             arguments = (json.dumps(ticks), self._agenda.hash, str(self._room), seen)
             self._ask(Step(_sql.CLAIM, arguments), self._read_claimed)
         if skipped:
-            self._ask(Step(_sql.PRUNE, (prune_rows(skipped),)))
+            self._ask(Step(_sql.PRUNE, (prune_rows([*skipped.values()]),)))
         return bool(ticks)
 
     def _fate(self, job: Job, fate: Fate) -> dict[str, Any]:
@@ -118,21 +121,29 @@ class Act:
         }
 
     def _read_claimed(self, text: str | None) -> None:
-        for name, tick, run_id in json.loads(text or "[]"):
+        told = json.loads(text or "{}")
+        self._too_late = not told["in_time"]
+        for name, tick, run_id in told["claimed"]:
             job = self._agenda.jobs.jobs[name]
-            self.claims.append(Claim(job, datetime.fromisoformat(tick), run_id))
+            self.claims.append(Claim(job, read_moment(tick), run_id))
 
     def _mark(self) -> None:
         until = self._agenda.decided_until(self._facts.now)
         left = [due.until for due in self._due if due.until is not None]
         if self.cut:
             left += [fate.scheduled_at - _TINY for fate in self._wanted.values()]
-        self._ask(Step(_sql.MARK, (self._agenda.hash, min([until, *left]).isoformat())))
+        seen = self._facts.now.isoformat()
+        self._ask(Step(_sql.MARK, (self._agenda.hash, min([until, *left]).isoformat(), seen)))
 
     @property
     def cut(self) -> bool:
-        """Whether there was no room for all."""
-        return len(self._wanted) > self._room
+        """Whether there was no room for all, or no time: then some are still undecided."""
+        return len(self._wanted) > self._room or self._too_late
+
+    @property
+    def decided(self) -> bool:
+        """Whether anything became of any tick."""
+        return bool(self._readers) or self._moved
 
     @property
     def replaces(self) -> bool:
@@ -143,7 +154,7 @@ class Act:
         """Note what is decided: if there was room for all, what we did not get, others have."""
         undecided: set[str] = set()
         if self.cut:
-            undecided = {fate.job for fate in self._wanted.values()}
+            undecided = {due.job.name for due in self._due if due.ripe}
         decided = [due for due in self._due if due.job.name not in undecided]
         self._agenda.settle(decided, self._facts)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from advlock._cron import _life, _schema
 from advlock._cron._life import Begun, Outcome
-from advlock._cron._shell import GONE, LAST_WORDS, PATIENCE, AnyRun, Shell, log
+from advlock._cron._shell import GONE, LAST_WORDS, LOOK_EVERY, PATIENCE, AnyRun, Shell, log
 from advlock._cron._tell import refused
 from advlock._plan import Expired, Refused, SessionLost
 from advlock.errors import DatabaseUnavailable
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from advlock._alocks import AsyncLocks
+    from advlock._asession import AsyncSession
     from advlock._cron._facts import Claim
     from advlock._cron._job import JobSet
     from advlock._cron._shell import Report
@@ -81,10 +82,19 @@ class AsyncRun(AnyRun):
                 return outcome
             attempt += 1
             self._tell_retry(outcome)
-            await wait_for(self.bell, _life.pause_before(self.claim, attempt))
-            if self.stopped or grip.lost:
+            if not await self._pause(grip, _life.pause_before(self.claim, attempt)):
                 return outcome
             await self.engine.report(partial(_life.again, self.claim, attempt, outcome.reason))
+
+    async def _pause(self, grip: AsyncGrip, seconds: float) -> bool:
+        """Let `seconds` pass, and look after the lock; False if the run has to end."""
+        until = time.monotonic() + seconds
+        while not (self.stopped or grip.lost):
+            left = until - time.monotonic()
+            if left <= 0:
+                return True
+            await wait_for(self.bell, min(left, LOOK_EVERY))
+        return False
 
     async def _finish(self, grip: AsyncGrip, outcome: Outcome) -> None:
         self._tell_outcome(outcome)
@@ -203,12 +213,20 @@ class AsyncEngine(Shell[AsyncRun]):
         for message in await self._ask(self._agenda.others()):
             self._watch.other(message)
 
+    async def ask_on(self, session: AsyncSession, plan: SessionPlan[Any]) -> Any:
+        """Drive a plan on a session of the client; what is sent goes on when time runs out."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await self.client._beside(session, plan)
+        except TimeoutError:
+            raise Expired from None
+
     async def _ask(self, plan: SessionPlan[Any]) -> Any:
         sessions = self.client._bind()
         deadline = sessions.loop.time() + PATIENCE
         session = sessions.shared or await sessions.connect(deadline)
         self._meet(session)
-        return await self.client._beside(session, plan)
+        return await self.ask_on(session, plan)
 
     # -- the end ---------------------------------------------------------------------------------
 

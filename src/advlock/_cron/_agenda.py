@@ -53,6 +53,8 @@ class Pass(NamedTuple):
         held_up: Whether a job of ours waits in the queue for a lock that no run is known to hold.
 
         replaces: Whether a tick was due that replaces an earlier run of its job.
+
+        decided: Whether anything was decided, so that more may follow from it.
     """
 
     facts: Facts
@@ -60,6 +62,7 @@ class Pass(NamedTuple):
     sleep: float
     held_up: bool
     replaces: bool
+    decided: bool
 
 
 class Due(NamedTuple):
@@ -126,6 +129,7 @@ class Agenda:
         """Go on with other jobs; `join` has to follow."""
         self.jobs = jobs
         self._next.clear()
+        self._waiting.clear()  # or one that is gone would hold the mark back for ever
 
     def others(self) -> SessionPlan[list[str]]:
         """Say who else runs other versions of our jobs, and what is different."""
@@ -164,7 +168,7 @@ class Agenda:
         held_up = _decide.held_up(self.jobs.jobs, facts)
         more = act.cut and room > _MOST_CLAIMS
         sleep = 0.0 if more else self._sleep(facts.now)
-        return Pass(facts, act.claims, sleep, held_up, act.replaces)
+        return Pass(facts, act.claims, sleep, held_up, act.replaces, act.decided)
 
     def line(self, facts: Facts) -> datetime:
         """When sessions were last known to have ended all at once."""
@@ -178,13 +182,13 @@ class Agenda:
             after = self._decided_until(job, facts)
             ticks = job.schedule.newest(after, facts.now, max(job.keep, job.max_missed + 1))
             waiting = [tick for tick in ticks if job.due(tick) > facts.now]
-            following = job.schedule.after(facts.now)
-            later = [*waiting, *([following] if following else [])]
+            # Not when the next tick's jitter is over: from the tick on, the mark has to wait for it.
+            following = job.schedule.after(facts.now) or _NEVER
             yield Due(
                 job,
                 [tick for tick in ticks if tick not in waiting],
                 waiting[0] - _TINY if waiting else None,
-                min(map(job.due, later), default=_NEVER),
+                min([following, *map(job.due, waiting)]),
             )
 
     def settle(self, due: Sequence[Due], facts: Facts) -> None:

@@ -12,7 +12,7 @@ from advlock._cron._aengine import AsyncEngine, AsyncGrip, AsyncRun
 from advlock._cron._function import Functions, failed, lost
 from advlock._cron._life import Outcome
 from advlock._cron._shell import STOPPED
-from advlock.errors import LockError, LockLost
+from advlock.errors import ConfigError, LockError, LockLost
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -63,6 +63,8 @@ class AsyncScheduler:
         """Make the decorated async function a job; see `Scheduler.job`."""
 
         def decorate(function: F) -> F:
+            if self._engine is not None:
+                raise ConfigError("this scheduler runs already; declare its jobs before")
             return self._functions.add(function, schedule, name, timezone, policies)
 
         return decorate
@@ -129,16 +131,16 @@ class AsyncScheduler:
 class _HeldGrip(AsyncGrip):
     """A lock on one of the client's sessions."""
 
-    def __init__(self, client: AsyncLocks, held: AsyncHeld) -> None:
+    def __init__(self, engine: AsyncEngine, held: AsyncHeld) -> None:
         self.held = held
-        self._client = client
+        self._engine = engine
 
     @property
     def lost(self) -> bool:
         return self.held.lost
 
     async def ask(self, plan: SessionPlan[Any]) -> Any:
-        return await self._client._beside(self.held._ticket.session, plan)
+        return await self._engine.ask_on(self.held._ticket.session, plan)
 
 
 class _FunctionRun(AsyncRun):
@@ -165,7 +167,7 @@ class _FunctionRun(AsyncRun):
             async with client.attempt(name) as held:
                 if held is not None:
                     held.on_lost(self._cancel)
-                    yield _HeldGrip(client, held)
+                    yield _HeldGrip(self.engine, held)
                     return
                 holding = [one for one in await client.holders(name) if not one.waiting]
                 yield f"its lock is held by {holding[0]}" if holding else "its lock was held"

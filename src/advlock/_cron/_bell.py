@@ -35,7 +35,9 @@ class Bell:
             while os.read(self._hears, 4096):
                 pass
 
-    def close(self) -> None:
-        """Close the pipe."""
-        os.close(self._hears)
-        os.close(self._rings)
+    def __del__(self) -> None:
+        # Not earlier: whoever may still ring it holds it, and a descriptor that was closed is
+        # somebody else's before long.
+        for fd in (self._hears, self._rings):
+            with contextlib.suppress(OSError):
+                os.close(fd)

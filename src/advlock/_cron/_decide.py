@@ -12,7 +12,7 @@ The rules, in the order in which they count:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, timedelta
 from typing import TYPE_CHECKING, Final
 
 from advlock._duration import brief
@@ -29,6 +29,7 @@ CLAIM_PATIENCE: Final = 5.0
 # How often one tick may be lost and run again: what kills its host must not kill them all.
 RERUNS: Final = 3
 MOST_QUEUED: Final = 10
+FORGOTTEN: Final = timedelta(days=1)
 NOT_STARTED: Final = "whoever claimed it did not start it"
 FOUND_FREE: Final = "its lock was found free: its host, its scheduler or its session is gone"
 
@@ -103,20 +104,30 @@ def moves(jobs: Mapping[str, Job], facts: Facts, line: datetime) -> Iterator[Mov
     """Decide what becomes of ticks that are not over and make no progress.
 
     Args:
-        jobs: Ours. Of others we only say what is the same for all.
+        jobs: Ours. Others decide theirs, as long as there are any.
         facts: What was seen.
         line: When the server's sessions were last known to end all at once.
     """
     for row in facts.active:
         job = jobs.get(row.job)
-        if row.state == "running" and not row.locked and not in_doubt(row, job, facts.now, line):
-            again = job is not None and job.on_crash == "rerun" and row.losses < RERUNS
+        if job is None:
+            yield from _of_nobody(row, facts.now)
+        elif row.state == "running" and not row.locked and not in_doubt(row, job, facts.now, line):
+            again = job.on_crash == "rerun" and row.losses < RERUNS
             yield Move(row, "queued" if again else "lost", FOUND_FREE, losses=1)
         elif row.state == "claimed" and _stale(row, facts.now):
-            grace = job.grace if job else 0.0
-            yield Move(row, "queued", NOT_STARTED, facts.now + timedelta(seconds=grace))
+            until = facts.now + timedelta(seconds=job.grace)
+            yield Move(row, "queued", NOT_STARTED, until)
         elif row.state == "queued" and row.expires_at and row.expires_at < facts.now:
             yield Move(row, "skipped_missed", f"{row_reason(row)}, and nobody could until its time")
+
+
+def _of_nobody(row: Active, now: datetime) -> Iterator[Move]:
+    since = row.started_at or row.claimed_at or row.scheduled_at
+    if row.locked or now - since < FORGOTTEN:
+        return
+    state = "lost" if row.state == "running" else "skipped_missed"
+    yield Move(row, state, "no scheduler has had this job for a day")
 
 
 def row_reason(row: Active) -> str:
@@ -129,20 +140,20 @@ def _stale(row: Active, now: datetime) -> bool:
     return not row.locked and now - since > timedelta(seconds=CLAIM_PATIENCE)
 
 
-def in_doubt(row: Active, job: Job | None, now: datetime, line: datetime) -> bool:
+def in_doubt(row: Active, job: Job, now: datetime, line: datetime) -> bool:
     """Whether a run without a lock may still go on, and its host not know that the lock is gone."""
     if row.started_at is None or row.started_at >= line:
         return False
     return now < line + timedelta(seconds=doubt(job))
 
 
-def doubt(job: Job | None) -> float:
+def doubt(job: Job) -> float:
     """How long after the end of its session a command may still be at work, in seconds.
 
     A host that lives stops it at once, and kills it `kill_after` later; the rest is for one that
     has other things to do.
     """
-    return (job.kill_after if job else 10.0) + 10.0
+    return job.kill_after + 10.0
 
 
 def takes(jobs: Mapping[str, Job], facts: Facts) -> Iterator[Active]:
@@ -168,6 +179,11 @@ def held_up(jobs: Mapping[str, Job], facts: Facts) -> bool:
         row.state == "queued" and row.locked and row.job in jobs and row.job not in busy
         for row in facts.active
     )
+
+
+def utc(moment: datetime) -> str:
+    """Spell a moment for people."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _clock(moment: datetime, now: datetime) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from advlock._cron import _life, _schema
 from advlock._cron._bell import Bell
 from advlock._cron._life import Begun, Outcome
-from advlock._cron._shell import GONE, LAST_WORDS, PATIENCE, AnyRun, Shell, log
+from advlock._cron._shell import GONE, LAST_WORDS, LOOK_EVERY, PATIENCE, AnyRun, Shell, log
 from advlock._cron._tell import refused
 from advlock._plan import Expired, Refused, SessionLost
 from advlock.errors import DatabaseUnavailable
@@ -84,10 +84,19 @@ class Run(AnyRun):
                 return outcome
             attempt += 1
             self._tell_retry(outcome)
-            self.bell.wait(_life.pause_before(self.claim, attempt))
-            if self.stopped or grip.lost:
+            if not self._pause(grip, _life.pause_before(self.claim, attempt)):
                 return outcome
             self.engine.report(partial(_life.again, self.claim, attempt, outcome.reason))
+
+    def _pause(self, grip: Grip, seconds: float) -> bool:
+        """Let `seconds` pass, and look after the lock; False if the run has to end."""
+        until = time.monotonic() + seconds
+        while not (self.stopped or grip.lost):
+            left = until - time.monotonic()
+            if left <= 0:
+                return True
+            self.bell.wait(min(left, LOOK_EVERY))  # it may ring for what is over
+        return False
 
     def _finish(self, grip: Grip, outcome: Outcome) -> None:
         self._tell_outcome(outcome)
@@ -112,8 +121,11 @@ class Engine(Shell[Run]):
 
     # -- from outside ----------------------------------------------------------------------------
 
-    def prepare(self) -> None:
+    def prepare(self, *more: SessionPlan[Any]) -> None:
         """Connect, make the tables where they are missing, and say that we are here.
+
+        Args:
+            more: What else has to work before it begins.
 
         Raises:
             DatabaseUnavailable: there is no connection.
@@ -122,6 +134,8 @@ class Engine(Shell[Run]):
         """
         try:
             self._join()
+            for plan in more:
+                self._ask(plan)
         except Refused as refusal:
             raise refused(refusal) from None
         except (SessionLost, Expired) as error:
@@ -144,9 +158,9 @@ class Engine(Shell[Run]):
             sleep = self.once()
             if self._last is None:
                 raise DatabaseUnavailable("the database went away; try again")
-            if not self._running and not self._last.claims:
+            if not self._running and not self._last.decided:
                 return
-            self.bell.wait(sleep)
+            self.bell.wait(sleep if self._running else 0.0)
 
     def stop(self) -> None:
         """Begin nothing any more. From any thread, or a signal handler."""
@@ -187,7 +201,11 @@ class Engine(Shell[Run]):
         run = self._make(self, claim)
         self._running[claim.run_id] = run
         name = f"advlock-cron-{claim.job.name}"
-        threading.Thread(target=self._live, args=(run,), name=name, daemon=True).start()
+        try:
+            threading.Thread(target=self._live, args=(run,), name=name, daemon=True).start()
+        except RuntimeError as error:  # no thread to be had: others will take the claim up
+            run._tell_gone(error)
+            self._ended(run)
 
     def _live(self, run: Run) -> None:
         try:
@@ -199,7 +217,6 @@ class Engine(Shell[Run]):
         finally:
             self._ended(run)
             self.bell.ring()
-            run.bell.close()
 
     def _flush(self) -> None:
         while self._unreported:
@@ -219,7 +236,7 @@ class Engine(Shell[Run]):
         # A session wakes everybody who waits for its turn; hundreds of runs that begin at the same
         # second would wake each other all the time (`python3 dev.py bench --cron`).
         with self._turn:
-            return self.client._beside(session, plan)
+            return self.client._beside(session, plan, time.monotonic() + PATIENCE)
 
     def _ask(self, plan: SessionPlan[Any]) -> Any:
         sessions = self.client._sessions

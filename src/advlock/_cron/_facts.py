@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -135,14 +135,14 @@ def read_facts(text: str | None) -> Facts:
     """Read the answer to `LOOK`."""
     told = json.loads(text or "{}")
     return Facts(
-        datetime.fromisoformat(told["now"]),
-        datetime.fromisoformat(told["server_since"]),
+        read_moment(told["now"]),
+        read_moment(told["server_since"]),
         {
-            hash_: Version(datetime.fromisoformat(since), moment(until))
+            hash_: Version(read_moment(since), moment(until))
             for hash_, (since, until) in (told["sets"] or {}).items()
         },
         {
-            job: Pause(datetime.fromisoformat(until), note, by)
+            job: Pause(read_moment(until), note, by)
             for job, (until, note, by) in (told["pauses"] or {}).items()
         },
         [_active(row) for row in told["active"] or []],
@@ -150,8 +150,13 @@ def read_facts(text: str | None) -> Facts:
 
 
 def moment(text: str | None) -> datetime | None:
-    """Read a time that may be missing."""
-    return None if text is None else datetime.fromisoformat(text)
+    """Read a time that may be missing, in UTC: a lock's name must not follow a role's TimeZone."""
+    return None if text is None else read_moment(text)
+
+
+def read_moment(text: str) -> datetime:
+    """Read a time, in UTC."""
+    return datetime.fromisoformat(text).astimezone(UTC)
 
 
 def _active(row: dict[str, Any]) -> Active:

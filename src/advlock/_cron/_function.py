@@ -156,9 +156,14 @@ class Functions:
 
 def failed(error: BaseException, attempt: int) -> Outcome:
     """Describe what a function raised."""
-    tail = "".join(traceback.format_exception(error))[-_TAIL:].replace("\0", "�")
-    reason = traceback.format_exception_only(error)[-1].strip().replace("\0", "�")
-    return Outcome("failed", reason, output=tail, attempt=attempt)
+    tail = "".join(traceback.format_exception(error))[-_TAIL:]
+    reason = traceback.format_exception_only(error)[-1].strip()
+    return Outcome("failed", _storable(reason), output=_storable(tail), attempt=attempt)
+
+
+def _storable(text: str) -> str:
+    """What PostgreSQL can hold: no NUL, and no half of a character, as file names may have."""
+    return text.replace("\0", "�").encode(errors="replace").decode()
 
 
 def lost(claim: Claim) -> Outcome:

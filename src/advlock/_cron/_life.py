@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import enum
 import json
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from advlock._cron import _decide, _sql
 from advlock._cron._act import move_rows, prune_rows
 from advlock._cron._decide import Move
 from advlock._cron._facts import Active
-from advlock._plan import Script, Step
+from advlock._plan import Refused, Script, Step
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from advlock._cron._facts import Claim
     from advlock._plan import SessionPlan
 
+_NO_SUCH_CHARACTER: Final = ("22P05", "22021")  # as in a database that is not in UTF-8
 _LONGEST_WAIT: Final = 300.0  # seconds between two attempts
 
 
@@ -82,7 +82,8 @@ def begin(
     if told["started_at"] is not None:
         return Begun.YES, None
     if told["doubt"] is not None:
-        why = f"the run of {told['doubt']} may still be going: the server was restarted under it"
+        tick = _decide.utc(datetime.fromisoformat(told["doubt"]))
+        why = f"the run of {tick} may still be going: the server was restarted under it"
         return Begun.DOUBT, why
     return Begun.GONE, None
 
@@ -109,7 +110,7 @@ def busy(claim: Claim, reason: str | None, queued: int) -> SessionPlan[str]:
         move = Move(row, "queued", reason)
     if was is None and job.overlap == "replace":
         tick = claim.scheduled_at.isoformat()
-        why = f"replaced by the tick of {tick}"
+        why = f"replaced by the tick of {_decide.utc(claim.scheduled_at)}"
         steps = [Step(sql, (job.name, tick, why)) for sql in _sql.REPLACE]
     if move.state.startswith("skipped"):
         steps.append(Step(_sql.PRUNE, (prune_rows([job]),)))
@@ -120,7 +121,8 @@ def busy(claim: Claim, reason: str | None, queued: int) -> SessionPlan[str]:
 def again(claim: Claim, attempt: int, reason: str | None) -> SessionPlan[None]:
     """Put down that the next attempt begins."""
     tick = claim.scheduled_at.isoformat()
-    arguments = (claim.job.name, tick, claim.run_id, str(attempt), reason)
+    before = f"attempt {attempt - 1}: {reason}"
+    arguments = (claim.job.name, tick, claim.run_id, str(attempt), before)
     yield Script((Step(_sql.AGAIN, arguments),))
 
 
@@ -139,7 +141,13 @@ def finish(claim: Claim, outcome: Outcome) -> SessionPlan[None]:
         reruns(claim),
     )
     prune = Step(_sql.PRUNE, (prune_rows([claim.job]),))
-    yield Script((Step(_sql.FINISH, arguments), prune))
+    try:
+        yield Script((Step(_sql.FINISH, arguments), prune))
+    except Refused as refusal:
+        if refusal.sqlstate not in _NO_SUCH_CHARACTER:
+            raise
+        plain = (one and one.encode("ascii", "backslashreplace").decode() for one in arguments)
+        yield Script((Step(_sql.FINISH, tuple(plain)), prune))
 
 
 def reruns(claim: Claim) -> str:

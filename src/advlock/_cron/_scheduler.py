@@ -90,6 +90,8 @@ class Scheduler:
             )
 
         def decorate(function: F) -> F:
+            if self._engine is not None:
+                raise ConfigError("this scheduler runs already; declare its jobs before")
             return self._functions.add(function, schedule, name, timezone, policies)
 
         return decorate

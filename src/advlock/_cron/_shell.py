@@ -34,6 +34,7 @@ STOPPED: Final = "stopped together with its scheduler"
 # What talking to the database may end in while it is away; then we come again.
 GONE: Final = (LockError, SessionLost, Expired)
 PATIENCE: Final = 10.0  # seconds for a connection
+LOOK_EVERY: Final = 1.0  # seconds between two looks at a lock while nothing runs under it
 LAST_WORDS: Final = 5.0  # seconds for what is still to be written down at the end
 # Come again after this, twice this and so on, in seconds: when a run has ended whose job waits in
 # the queue, because the server is yet to hear that the lock is free; and when a tick may replace a

@@ -153,8 +153,11 @@ WITH tick AS (
     ON CONFLICT DO NOTHING
     RETURNING job, scheduled_at, run_id, state
 )
-SELECT jsonb_agg(jsonb_build_array(job, scheduled_at, run_id))
-FROM claimed WHERE state = 'claimed'
+SELECT jsonb_build_object(
+    'claimed', coalesce(jsonb_agg(jsonb_build_array(job, scheduled_at, run_id))
+                        FILTER (WHERE state = 'claimed'), '[]'),
+    'in_time', clock_timestamp() < $4::timestamptz + interval '10 seconds')
+FROM claimed
 """
 
 # Take what waits in the queue, unless somebody else was quicker.
@@ -201,10 +204,11 @@ WITH tick AS (
 SELECT jsonb_agg(jsonb_build_array(job, scheduled_at, state)) FROM moved
 """
 
-# Until when all ticks of this version of the jobs are decided. It never goes back.
+# Until when all ticks of this version of the jobs are decided. It never goes back. $3: when we
+# looked; for who comes too late to claim it does not move.
 MARK: Final[LiteralString] = """
 UPDATE advlock.cron_set SET decided_until = greatest(decided_until, $2::timestamptz)
-WHERE hash = $1
+WHERE hash = $1 AND clock_timestamp() < $3::timestamptz + interval '10 seconds'
 """
 
 # -- one run ---------------------------------------------------------------------------------------
@@ -257,7 +261,7 @@ WHERE job = $1 AND scheduled_at = $2::timestamptz AND run_id = $3::uuid AND stat
 FINISH: Final[LiteralString] = """
 UPDATE advlock.cron_run
 SET state = CASE WHEN $4 = 'lost' AND $9::int > losses THEN 'queued' ELSE $4 END,
-    reason = $5, exit_code = $6::int, output = $7, attempt = $8::int, stop = NULL,
+    reason = coalesce($5, reason), exit_code = $6::int, output = $7, attempt = $8::int, stop = NULL,
     losses = losses + ($4 = 'lost' AND state = 'running')::int,
     finished_at = CASE WHEN $4 = 'lost' AND $9::int > losses THEN NULL ELSE clock_timestamp() END
 WHERE job = $1 AND scheduled_at = $2::timestamptz AND run_id = $3::uuid

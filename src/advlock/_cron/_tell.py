@@ -34,7 +34,13 @@ def refused(refusal: Refused) -> LockError:
             f"allow it: advlock init --sql --role ROLE | psql",
             sqlstate=refusal.sqlstate,
         )
-    if refusal.sqlstate in {"42P01", "3F000", "42703"}:
+    if refusal.sqlstate in {"42P01", "3F000"}:
+        return ConfigError(
+            f"the tables of advlock are not in this database ({refusal.message}); the cron makes "
+            f"them when it runs (advlock cron run FILE), or: advlock init",
+            sqlstate=refusal.sqlstate,
+        )
+    if refusal.sqlstate == "42703":
         return ConfigError(
             f"the tables of advlock are not as they should be: {refusal.message}. Make them anew: "
             f"advlock init",

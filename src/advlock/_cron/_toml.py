@@ -23,6 +23,7 @@ from advlock._cron._problems import BadJobs, Problem
 from advlock._cron._schedule import Schedule
 from advlock._cron._where import lines_of
 from advlock._cron._zone import zone_of
+from advlock._dsn import _SETTINGS
 from advlock.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -128,7 +129,8 @@ class _File:
         self._warnings: list[str] = []
 
     def read(self, tree: dict[str, Any]) -> JobSet:
-        self._only(tree, _TABLES, ())
+        # It may be advlock.toml, which has more than jobs in it.
+        self._only({k: v for k, v in tree.items() if k not in _SETTINGS}, _TABLES, ())
         cron = self._table(tree, "cron")
         self._only(cron, _CRON, ("cron",))
         zone = "UTC"

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # name: (module, one line for `advlock --help`); the module has a click command of that name.
 COMMANDS = {
     "run": ("advlock.cli.run", "Run a command while holding a lock."),
+    "cron": ("advlock.cli.cron", "Run jobs by the clock, each tick on one of many hosts."),
+    "init": ("advlock.cli.init", "Make the tables of advlock, or show their SQL."),
     "doctor": ("advlock.cli.doctor", "Say whether locks hold on this database."),
     "demo": ("advlock.cli.demo", "Watch three workers race for a lock, and one of them die."),
 }
@@ -30,6 +32,7 @@ Examples:
   advlock run -n -E 0 nightly -- ./report.sh skip when it runs elsewhere (cron)
   advlock run -w 30s deploy -- make deploy   wait at most 30 seconds
   advlock run --slots 3 encode -- ffmpeg …   at most three at a time
+  advlock cron run jobs.toml                 on every host; each tick runs on one
 
 \b
 The database: --dsn, ADVLOCK_DSN, advlock.toml, DATABASE_URL or libpq's own
