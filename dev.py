@@ -3,7 +3,7 @@
 
 usage: python3 dev.py VERB [ARGUMENTS…]
 
-  demo    three processes race for one lock, and one is killed (about 20 seconds)
+  demo    three hosts run one cron, and two are killed (about 20 seconds)
   test    the test suite; arguments go to pytest
   check   ruff check, ruff format --check and mypy
   bench   the benchmarks; arguments go to `python -m bench`

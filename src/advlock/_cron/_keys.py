@@ -176,8 +176,8 @@ def one_of(*choices: str, **aliases: str) -> Callable[[object], str]:
         word = aliases.get(word, word)
         if word not in choices:
             close = difflib.get_close_matches(word, choices, n=1)
-            meant = f"did you mean {shown(close[0])}? " if close else ""
-            _refuse(f"is {shown(value)}", f"{meant}It is one of {_quoted(choices)}")
+            meant = f"did you mean {shown(close[0])}? It" if close else "it"
+            _refuse(f"is {shown(value)}", f"{meant} is one of {_quoted(choices)}")
         return word
 
     return read

@@ -10,7 +10,7 @@ from advlock._backoff import Backoff
 from advlock._cron import _life
 from advlock._cron._agenda import Agenda
 from advlock._cron._tell import Watch, here, refused
-from advlock._plan import Expired, Refused, SessionLost
+from advlock._plan import PASSING, Expired, Refused, SessionLost
 from advlock.errors import LockError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ GONE: Final = (LockError, SessionLost, Expired)
 PATIENCE: Final = 10.0  # seconds for a connection
 LOOK_EVERY: Final = 1.0  # seconds between two looks at a lock while nothing runs under it
 LAST_WORDS: Final = 5.0  # seconds for what is still to be written down at the end
+_PASSING: Final = (*PASSING, "25")  # and a server that is read-only for a while
 # Come again after this, twice this and so on, in seconds: when a run has ended whose job waits in
 # the queue, because the server is yet to hear that the lock is free; and when a tick may replace a
 # run of ours, because whoever has claimed it is yet to say so.
@@ -75,7 +76,8 @@ class AnyRun:
     def _tell_outcome(self, outcome: Outcome) -> None:
         why = f" ({outcome.reason})" if outcome.reason else ""
         facts = self.facts("finished") | {"state": outcome.state}
-        log.info("%s: %s%s", self.claim.job.name, outcome.state, why, extra=facts)
+        level = logging.INFO if outcome.state == "succeeded" else logging.WARNING
+        log.log(level, "%s: %s%s", self.claim.job.name, outcome.state, why, extra=facts)
 
     def _tell_gone(self, error: Exception) -> None:
         log.warning("%s: %s", self.claim.job.name, error, extra=self.facts("gone"))
@@ -174,6 +176,13 @@ class Shell(Generic[R]):
         self._backoff.note(time.monotonic(), failed=True)
         self._watch.trouble(error)
         return self._backoff.pause(time.monotonic())
+
+    def _may_pass(self, refusal: Refused) -> bool:
+        """Tell whether a report that was refused is worth another try; say it, if it is not."""
+        if refusal.sqlstate[:2] in _PASSING:
+            return True
+        log.warning("%s", refused(refusal), extra={"event": "cron.refused"})
+        return False
 
     def _stop_all(self) -> tuple[bool, float]:
         """Have everything stopped; tell whether that was anything, and how long it may take."""

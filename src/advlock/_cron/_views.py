@@ -86,7 +86,9 @@ class Tick:
 
     @property
     def duration(self) -> float | None:
-        """How long it ran, in seconds."""
+        """How long it ran, in seconds; None where nobody saw it end."""
+        if self.state == "lost" and self.exit_code is None:
+            return None
         return span(self.started_at, self.finished_at)
 
 

@@ -22,7 +22,7 @@ COMMANDS = {
     "cron": ("advlock.cli.cron", "Run jobs by the clock, each tick on one of many hosts."),
     "init": ("advlock.cli.init", "Make the tables of advlock, or show their SQL."),
     "doctor": ("advlock.cli.doctor", "Say whether locks hold on this database."),
-    "demo": ("advlock.cli.demo", "Watch three workers race for a lock, and one of them die."),
+    "demo": ("advlock.cli.demo", "Watch three hosts run one cron, and two of them die."),
 }
 
 EXAMPLES = """\

@@ -3,207 +3,255 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from advlock.cli._demo_count import Span
+from advlock.cli._demo_count import Note, Span
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-BUSY: Final = 75
-TRY: Final = ("-n", "-E", str(BUSY))
-STAND_BY: Final = ("-w", "30s")
-_JOB: Final = Path(__file__).with_name("_demo_job.py")
-_GRACE: Final = 5.0  # seconds to react to TERM, on a machine that has other things to do
+JOB: Final = "report"
+_PROGRAM: Final = Path(__file__).with_name("_demo_job.py")
+_GRACE: Final = 10.0  # seconds to react to TERM, on a machine that has other things to do
 _POLL: Final = 0.01
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+_LAST: Final = 2  # lines of what a scheduler said before it ended
+# So that the history of a long demo is still whole when it is counted.
+_FILE: Final = """\
+[jobs.{name}]
+schedule = "@every {every}s"
+command = {command}
+history = {{keep = 1000000}}
+"""
 
 
 @dataclass(slots=True)
-class Attempt:
-    """One `advlock run`, and the job that may come of it; times are monotonic nanoseconds.
+class Scheduler:
+    """One `advlock cron run`.
 
     Attributes:
-        number: Which one it is.
+        host: The number of the host that it is.
 
-        tick: In which tick it was started.
-
-        worker: By whom.
-
-        patient: Whether it stands by for somebody, instead of racing.
-
-        seconds: How long its job takes.
-
-        process: The wrapper.
+        process: Its process.
 
         words: Where its stderr goes.
 
-        begun: When its job began, by the job's own clock.
+        shot: Whether we killed it.
 
-        ended: When its job ended, likewise.
+        over: Whether we know of its end.
+    """
 
-        killed: When its job was killed, taken before the signal was sent.
+    host: int
+    process: subprocess.Popen[bytes]
+    words: Path
+    shot: bool = False
+    over: bool = False
 
-        shot: Whether we killed its wrapper.
+    def last_words(self) -> str:
+        """How it ended, and what it said last."""
+        lines = self.words.read_text(errors="replace").splitlines()
+        said = [line.strip() for line in lines if line.strip(" ~^")][-_LAST:]
+        return f"its scheduler ended with exit code {self.process.returncode}: {' | '.join(said)}"
+
+
+@dataclass(slots=True)
+class Run:
+    """One run of the job, as it noted it; times are monotonic nanoseconds.
+
+    Attributes:
+        run_id: Which one it is.
+
+        tick: Of which tick.
+
+        scheduler: The process that started it.
 
         job: The job's process id, which is its process group's, too.
 
-        code: The wrapper's exit code; None while it runs.
+        held: Whether it works until it is told to stop.
+
+        begun: When it began.
+
+        ended: When it ended.
+
+        killed: When it was killed, taken before the signal was sent.
     """
 
-    number: int
-    tick: int
-    worker: int
-    patient: bool
-    seconds: float
-    process: subprocess.Popen[bytes]
-    words: Path
-    begun: int | None = None
+    run_id: str
+    tick: datetime
+    scheduler: int
+    job: int
+    held: bool
+    begun: int
     ended: int | None = None
     killed: int | None = None
-    shot: bool = False
-    job: int = 0
-    code: int | None = None
-
-    @property
-    def decided(self) -> bool:
-        """Whether we know that it runs, or that it does not."""
-        return self.begun is not None or self.code is not None
-
-    @property
-    def over(self) -> bool:
-        """Whether neither wrapper nor job has anything left to do."""
-        return self.code is not None and (self.begun is None or self.finish is not None)
 
     @property
     def finish(self) -> int | None:
-        """When its job ended or was killed."""
+        """When it ended or was killed."""
         return self.ended if self.ended is not None else self.killed
-
-    @property
-    def skipped(self) -> bool:
-        """Whether it found the lock taken, and left."""
-        return self.code == BUSY and self.begun is None
-
-    @property
-    def failed(self) -> bool:
-        """Whether it ended in a way that is not part of the play."""
-        fine = self.shot or self.skipped or (self.code == 0 and self.begun is not None)
-        return self.code is not None and not fine
-
-    def said(self) -> str:
-        """What the wrapper has told on stderr."""
-        return self.words.read_text(errors="replace").strip()
 
 
 class Crew:
-    """Starts the workers' processes in a directory, and sees to it that none is left."""
+    """Starts the hosts' processes, and sees to it that none is left.
 
-    def __init__(self, directory: Path, dsn: str, *, locked: bool) -> None:
-        self.attempts: list[Attempt] = []
+    Args:
+        directory: For the files of the demo.
+        dsns: Each host's database.
+        every: Seconds between two ticks.
+        work: Seconds that the job takes.
+    """
+
+    def __init__(self, directory: Path, dsns: Sequence[str], every: int, work: float) -> None:
+        self.runs: dict[str, Run] = {}
+        self.schedulers: dict[int, Scheduler] = {}
         self._directory = directory
-        self._record = directory / "record"
-        self._record.touch()
+        self._dsns = dsns
+        self._notes = directory / "notes"
+        self._notes.touch()
         self._read = 0
-        self._locked = locked
-        self._env = _environment(os.environ, dsn)
+        self._libc = ctypes.CDLL(None)
+        command = [sys.executable, "-I", "-S", str(_PROGRAM), str(directory), str(work)]
+        spelled = json.dumps(command, ensure_ascii=False)
+        self._file = directory / "jobs.toml"
+        self._file.write_text(_FILE.format(name=JOB, every=every, command=spelled))
 
-    def start(self, tick: int, worker: int, seconds: float, *, patient: bool = False) -> Attempt:
-        """Start one worker's `advlock run nightly FLAGS -- JOB`; without the lock, its job."""
-        flags = STAND_BY if patient else TRY
-        number = len(self.attempts)
-        command = [sys.executable, "-I", "-S", str(_JOB), str(self._record), str(number)]
-        command.append(str(seconds))
-        if self._locked:
-            wrapper = [sys.executable, "-m", "advlock", "run", "nightly", *flags, "--"]
-            command = wrapper + command
-        words = self._directory / f"stderr-{number}"
+    def start(self, host: int) -> None:
+        """Start `advlock cron run jobs.toml` on a host."""
+        words = self._directory / f"host-{host}-{len(self.schedulers)}"
         with words.open("wb") as stderr:
-            # A session of its own: a Ctrl-C is for us, and we end the workers in our own way.
-            process = subprocess.Popen(  # noqa: S603
-                command,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=stderr,
-                start_new_session=True,
+            process = self._advlock(
+                "cron", "run", str(self._file), host=host, stdout=subprocess.DEVNULL, stderr=stderr
             )
-        attempt = Attempt(number, tick, worker, patient, seconds, process, words)
-        self.attempts.append(attempt)
-        return attempt
+        self.schedulers[process.pid] = Scheduler(host, process, words)
 
-    def look(self) -> Iterator[tuple[str, Attempt]]:
-        """Tell what is new: `began`, `ended`, and `left` for a wrapper that is gone."""
-        # First who is gone, then what was written: whoever is gone has written everything.
-        left = [a for a in self.attempts if a.code is None and a.process.poll() is not None]
-        yield from self._news()
-        for attempt in left:
-            attempt.code = attempt.process.returncode
-            yield "left", attempt
+    def history(self, *options: str, **streams: Any) -> tuple[int, bytes]:
+        """Run `advlock cron history report OPTIONS` to its end; its exit code and output."""
+        process = self._advlock("cron", "history", JOB, *options, host=1, **streams)
+        out, _ = process.communicate()
+        return process.returncode, out
 
-    def _news(self) -> Iterator[tuple[str, Attempt]]:
-        with self._record.open("rb") as record:
-            record.seek(self._read)
-            news = record.read()
+    def _advlock(self, *arguments: str, host: int, **streams: Any) -> subprocess.Popen[bytes]:
+        # A session of its own: a Ctrl-C is for us, and we end the others in our own way.
+        return subprocess.Popen(  # noqa: S603
+            [sys.executable, "-m", "advlock", *arguments],
+            env=_environment(os.environ, self._dsns[host - 1]),
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=self._end_with_us,  # noqa: PLW1509 - there is one thread
+            **streams,
+        )
+
+    def _end_with_us(self) -> None:
+        """Have a new process be asked to end when we are killed; a scheduler goes on for ever."""
+        with contextlib.suppress(AttributeError):  # only Linux has it
+            self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+    # -- watching --------------------------------------------------------------------------------
+
+    def look(self) -> Iterator[tuple[str, Any]]:
+        """Tell what is new: a run that `began` or `ended`, a scheduler that `died` by itself."""
+        with self._notes.open("rb") as notes:
+            notes.seek(self._read)
+            news = notes.read()
         complete = news[: news.rfind(b"\n") + 1]
         self._read += len(complete)
         for line in complete.decode().splitlines():
-            event, number, pid, moment = line.split()
-            attempt = self.attempts[int(number)]
-            if event == "begin":
-                attempt.begun, attempt.job = int(moment), int(pid)
-                yield "began", attempt
-            else:
-                attempt.ended = int(moment)
-                yield "ended", attempt
+            yield self._take(*line.split())
+        for one in self.schedulers.values():
+            if not one.over and one.process.poll() is not None:
+                one.over = True
+                if not one.shot:
+                    yield "died", one
 
-    def kill_wrapper(self, attempt: Attempt) -> None:
-        """Kill the wrapper alone, as the kernel does when memory is short."""
-        attempt.shot = True
-        attempt.process.kill()
+    def _take(self, event: str, run_id: str, *words: str) -> tuple[str, Run]:
+        tick, scheduler, job, held, moment = words
+        if event == "end":
+            self.runs[run_id].ended = int(moment)
+            return "ended", self.runs[run_id]
+        when = datetime.fromisoformat(tick)
+        run = Run(run_id, when, int(scheduler), int(job), held == "1", int(moment))
+        self.runs[run_id] = run
+        return "began", run
 
-    def kill_everything(self, attempt: Attempt) -> None:
-        """Kill the wrapper's and the job's process group; nobody gets to say goodbye."""
-        attempt.killed = time.monotonic_ns()
-        self.kill_wrapper(attempt)
-        _kill_group(attempt.job)
+    def host(self, pid: int | None) -> int | None:
+        """The number of the host whose scheduler is or was the process `pid`."""
+        found = self.schedulers.get(pid or 0)
+        return None if found is None else found.host
+
+    def notes(self) -> list[Note]:
+        """What the jobs noted, each run once."""
+        runs = self.runs.values()
+        return [Note(r.tick, r.run_id, r.scheduler, r.ended is not None) for r in runs]
 
     def spans(self, now: int) -> list[Span]:
         """When jobs were at work; `now` for those that still are."""
-        return [
-            Span(a.begun, now if a.finish is None else a.finish)
-            for a in self.attempts
-            if a.begun is not None
-        ]
+        return [Span(r.begun, r.finish or now) for r in self.runs.values()]
+
+    # -- steering --------------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """Have the next run work until `release`."""
+        (self._directory / "hold").touch()
+
+    def release(self) -> None:
+        """Let it come to its end."""
+        (self._directory / "hold").unlink(missing_ok=True)
+
+    def kill_scheduler(self, run: Run) -> None:
+        """Kill the scheduler of a run alone, as the kernel does when memory is short."""
+        one = self.schedulers[run.scheduler]
+        one.shot = True
+        one.process.kill()
+        one.process.wait()  # gone, before it can hear of its job's end
+
+    def kill_host(self, run: Run) -> None:
+        """Kill the scheduler and the job's process group; nobody gets to say goodbye."""
+        run.killed = time.monotonic_ns()
+        self.kill_scheduler(run)
+        _kill_group(run.job)
+
+    def stop(self) -> None:
+        """Ask the schedulers to end, and see them do so."""
+        self._end(signal.SIGTERM)
 
     def close(self) -> None:
         """End what still runs, and wait until it is gone."""
-        # TERM, because a wrapper that is told to end takes its job along, also one that has not
-        # written its first line yet, and that we therefore do not know.
-        running = [a for a in self.attempts if a.process.poll() is None]
-        for attempt in running:
-            attempt.process.terminate()
-        give_up = time.monotonic() + _GRACE
-        for attempt in running:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                attempt.process.wait(max(0.0, give_up - time.monotonic()))
-            attempt.process.kill()
-            attempt.process.wait()
-        for _ in self._news():
+        self.release()
+        # Not KILL, because a scheduler that is told to end takes its job along, also one that has
+        # not noted anything yet, and that we therefore do not know. Twice: they are in a hurry.
+        self._end(signal.SIGTERM, signal.SIGINT)
+        for _ in self.look():
             pass
-        for attempt in self.attempts:
-            # Only of a killed wrapper: any other has seen its job's end, whose number may by now
+        for run in self.runs.values():
+            # Only of a killed scheduler: any other has seen its job's end, whose number may by now
             # be that of an unrelated process.
-            orphaned = attempt.process.returncode == -signal.SIGKILL
-            if orphaned and attempt.begun is not None and attempt.finish is None:
-                _kill_group(attempt.job)
+            one = self.schedulers.get(run.scheduler)
+            orphaned = one is None or one.process.returncode == -signal.SIGKILL
+            if orphaned and run.finish is None:
+                _kill_group(run.job)
         _reap_all()
+
+    def _end(self, *signals: signal.Signals) -> None:
+        running = [one for one in self.schedulers.values() if one.process.poll() is None]
+        for one in running:
+            for signum in signals:
+                one.process.send_signal(signum)
+        give_up = time.monotonic() + _GRACE
+        for one in running:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                one.process.wait(max(0.0, give_up - time.monotonic()))
+            one.process.kill()
+            one.process.wait()
 
 
 def _kill_group(group: int) -> None:
@@ -212,7 +260,7 @@ def _kill_group(group: int) -> None:
 
 
 def _reap_all() -> None:
-    """Wait for jobs whose wrapper was killed: they are ours, where orphans can be adopted."""
+    """Wait for jobs whose scheduler was killed: they are ours, where orphans can be adopted."""
     give_up = time.monotonic() + _GRACE
     with contextlib.suppress(ChildProcessError):
         while time.monotonic() < give_up:

@@ -1,28 +1,65 @@
-"""What happens in `advlock demo`, and when: the race, the two kills, the takeovers."""
+"""What happens in `advlock demo`, and when: three schedulers, two kills, two takeovers."""
 
 from __future__ import annotations
 
+import signal
 import time
-from bisect import bisect
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-from advlock.cli._demo_count import Takeover, Verdict, empty_ticks, overlaps
+from advlock.cli._demo_count import (
+    Row,
+    Takeover,
+    Verdict,
+    by_jobs,
+    by_table,
+    disagreements,
+    expected,
+    overlaps,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from advlock.cli._demo_crew import Attempt, Crew
+    from advlock.cli._demo_crew import Crew, Run, Scheduler
+    from advlock.cli._demo_table import Table
 
-WORKERS: Final = (1, 2, 3)
-JOB_SECONDS: Final = 0.6
-# Of the one that loses its wrapper or its life: long enough for a successor to get in line, and
-# for the next tick to come while the orphan is still at work; longer where processes start slowly.
-_LONG_JOB_SECONDS: Final = 1.8
-_LOOK_EVERY: Final = 0.01
+HOSTS: Final = (1, 2, 3)
+_LOOK_EVERY: Final = 0.02
+_ASK_EVERY: Final = 100_000_000  # nanoseconds
 _NS: Final = 1_000_000_000
-# How much longer a slow machine may race, and then may take to end what was started; in seconds.
-_OVERTIME: Final = 10
+# How long a slow machine may take for its start, for the takeovers and for the end; in seconds.
+_OVERTIME: Final = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast it goes, in seconds.
+
+    Attributes:
+        seconds: How long it is to take.
+
+        every: Between two ticks.
+    """
+
+    seconds: int
+    every: int
+
+    @classmethod
+    def of(cls, seconds: int) -> Pace:
+        """Every two seconds, or every second where less time than for seven such ticks is given."""
+        return cls(seconds, 2 if seconds >= 14 else 1)  # noqa: PLR2004
+
+    @property
+    def work(self) -> float:
+        """What the job takes."""
+        return self.every * 0.4
+
+    @property
+    def midway(self) -> float:
+        """How long a job has worked when it is killed."""
+        return self.every * 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,121 +69,149 @@ class Event:
     Attributes:
         kind: What.
 
-        at: When, in seconds since the first tick.
+        at: When, in seconds since the beginning.
 
-        tick: During which tick.
+        tick: To which tick of the job; None for what concerns none.
 
-        worker: To whom; None for what concerns everybody.
+        host: To whom; None for what concerns everybody.
 
         details: The rest, by name.
     """
 
     kind: str
     at: float
-    tick: int
-    worker: int | None
+    tick: datetime | None
+    host: int | None
     details: dict[str, Any]
 
 
 @dataclass(slots=True)
 class Act:
-    """One kill and the takeover after it; tried again at the next tick if it came too late."""
+    """One kill and the takeover after it."""
 
-    kills: str  # `wrapper` or `everything`
-    due: int  # from when on; in monotonic nanoseconds
-    victim: Attempt | None = None
-    successor: Attempt | None = None
-    waiting: bool = False
-    killed: int = 0  # when; in monotonic nanoseconds
+    kills: str  # `host` or `scheduler`
+    due: float  # from when on, as a share of the time
+    armed: bool = False
+    victim: Run | None = None
+    killed: bool = False
+    skips: int = 0  # ticks that were skipped before the kill, as the job took so long
     takeover: Takeover | None = None
-
-    def start_over(self) -> None:
-        """Wait for another victim."""
-        self.victim = self.successor = None
-        self.waiting = False
 
 
 class Play:
     """Runs the demo once; `tell` hears what happens, `check` may end it by an exception."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it plays with, each once
         self,
         crew: Crew,
-        seconds: int,
+        table: Table,
+        pace: Pace,
         tell: Callable[[Event], None],
         check: Callable[[], None],
         *,
         kills: bool,
     ) -> None:
         self._crew = crew
-        self._seconds = seconds
+        self._table = table
+        self._pace = pace
         self._tell = tell
         self._check = check
-        self._start = time.monotonic_ns()
-        self._ticks: list[int] = []
-        self._slowest_start = 0.0
-        self._acts: list[Act] = []
-        if kills:
-            self._acts.append(Act("wrapper", self._start + int(seconds * 0.32 * _NS)))
-            self._acts.append(Act("everything", self._start + int(seconds * 0.62 * _NS)))
+        self._opened = time.monotonic_ns()
+        self._start: int | None = None  # when all hosts had come up
+        self._last_tick: datetime | None = None  # the one with which it ends
+        self._asked = 0
+        self._rows: Sequence[Row] = ()
+        self._told: dict[tuple[datetime, int | None], str] = {}
+        self._up: set[int] = set()
+        self._failures: list[str] = []
+        self._acts = [Act("host", 0.3), Act("scheduler", 0.6)] if kills else []
 
-    def run(self) -> Verdict:
+    def run(self) -> None:
         """Play until the time is over and everybody is done."""
-        give_up = self._start + (self._seconds + 2 * _OVERTIME) * _NS
-        while True:
-            now = time.monotonic_ns()
-            racing = self._is_racing(now)
-            if not racing and (self._all_over() or now > give_up):
-                break
+        for host in HOSTS:
+            self._crew.start(host)
+        while not self._over():
             self._check()
             self._look()
             self._advance()
-            if racing and self._tick_is_due(now):
-                self._tick()
             time.sleep(_LOOK_EVERY)
-        return self._verdict(time.monotonic_ns())
+        self._crew.stop()
+        self._asked = 0
+        self._look()
 
-    # -- the race --------------------------------------------------------------------------------
+    def _over(self) -> bool:
+        now = time.monotonic_ns()
+        if all(one.over for one in self._crew.schedulers.values()):
+            return True  # they cannot even start
+        if self._start is None:
+            slow = now > self._opened + _OVERTIME * _NS
+            self._start = now if slow or len(self._up) == len(HOSTS) else None
+        elif self._last_tick is None:
+            late = 0 if self._act() is None else _OVERTIME
+            if now >= self._start + (self._pace.seconds + late) * _NS:
+                self._last_tick = self._newest_tick()
+        else:
+            given_up = now > self._start + (self._pace.seconds + 2 * _OVERTIME) * _NS
+            return given_up or self._settled(self._last_tick)
+        return False
 
-    def _is_racing(self, now: int) -> bool:
-        """Until the time is over; somewhat longer if a takeover is still to be seen."""
-        late = 0 if self._act() is None else _OVERTIME
-        return now < self._start + (self._seconds + late) * _NS
+    def _settled(self, last_tick: datetime) -> bool:
+        """Whether every tick has come to its end, and every host has come back."""
+        there = any(row.tick >= last_tick for row in self._rows)
+        living = {pid for pid, one in self._crew.schedulers.items() if not one.over}
+        return there and all(row.over for row in self._rows) and living <= self._up
 
-    def _tick_is_due(self, now: int) -> bool:
-        """Every second, but not before everybody has an answer: machines can be slow."""
-        if not self._ticks:
-            return True
-        racing = any(not (a.patient or a.decided) for a in self._crew.attempts)
-        return now >= self._ticks[-1] + _NS and not racing
+    def _newest_tick(self) -> datetime:
+        every = self._pace.every
+        return datetime.fromtimestamp(int(self._table.now().timestamp()) // every * every, UTC)
 
-    def _tick(self) -> None:
-        self._ticks.append(time.monotonic_ns())
-        act = self._act()
-        seconds = JOB_SECONDS
-        if act is not None and act.victim is None and self._ticks[-1] >= act.due:
-            seconds = max(_LONG_JOB_SECONDS, round(1 + 2 * self._slowest_start, 1))
-        for worker in WORKERS:
-            self._crew.start(len(self._ticks), worker, seconds)
-        self._say("tick", self._ticks[-1])
-
-    def _all_over(self) -> bool:
-        return all(attempt.over for attempt in self._crew.attempts)
+    # -- watching --------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        for event, attempt in self._crew.look():
-            if not attempt.patient and (event == "began" or attempt.skipped):
-                took = (time.monotonic_ns() - self._ticks[attempt.tick - 1]) / _NS
-                self._slowest_start = max(self._slowest_start, took)
-            if event == "began":
-                facts = {"job": attempt.job, "patient": attempt.patient, "seconds": attempt.seconds}
-                self._say_of(attempt, event, attempt.begun, **facts)
-            elif event == "ended":
-                self._say_of(attempt, event, attempt.ended)
-            elif attempt.skipped or attempt.failed:
-                kind = "skipped" if attempt.skipped else "failed"
-                said = attempt.said().removeprefix("advlock: ")
-                self._say_of(attempt, kind, code=attempt.code, said=said)
+        for kind, what in self._crew.look():
+            if kind == "began":
+                self._began(what)
+            elif kind == "ended":
+                self._say_of(what, "ended", what.ended)
+            else:
+                self._died(what)
+        now = time.monotonic_ns()
+        if now >= self._asked + _ASK_EVERY:
+            self._asked = now
+            self._ask()
+
+    def _began(self, run: Run) -> None:
+        late = (run.begun + time.time_ns() - time.monotonic_ns()) / _NS - run.tick.timestamp()
+        facts: dict[str, Any] = {"job": run.job, "late": round(late, 6), "held": run.held}
+        act = self._act()
+        if act is None or act.victim is None or not act.killed:
+            self._say_of(run, "began", run.begun, **facts)
+            return
+        act.takeover = Takeover(act.kills, self._crew.host(run.scheduler), round(late, 6))
+        host = self._crew.schedulers[act.victim.scheduler].host
+        self._say_of(run, "began", run.begun, **facts, took_over=host)
+        self._crew.start(host)  # whoever was killed comes back
+
+    def _died(self, one: Scheduler) -> None:
+        # One that is asked to end while it still starts has no words for that yet.
+        if self._last_tick is not None and one.process.returncode in {0, -signal.SIGTERM}:
+            return
+        self._failures.append(f"host-{one.host}: {one.last_words()}")
+        self._say("died", None, one.host, said=one.last_words())
+
+    def _ask(self) -> None:
+        for pid in sorted(self._table.ready() - self._up):
+            self._up.add(pid)
+            host = self._crew.host(pid)
+            again = sum(one.host == host for one in self._crew.schedulers.values()) > 1
+            self._say("up", None, host, pid=pid, again=again)
+        self._rows = self._table.rows()
+        for row in self._rows:
+            key = (row.tick, row.pid)
+            if row.over and self._told.get(key) != row.state:
+                self._told[key] = row.state
+                host = self._crew.host(row.pid)
+                self._say("row", row.tick, host, state=row.state, reason=row.reason, pid=row.pid)
 
     # -- the kills -------------------------------------------------------------------------------
 
@@ -156,79 +221,82 @@ class Play:
     def _advance(self) -> None:
         """Do what the act at hand needs next, as soon as it can be done."""
         act = self._act()
-        if act is None or time.monotonic_ns() < act.due:
+        if act is None or self._start is None:
             return
-        if act.victim is None:
+        now = time.monotonic_ns()
+        if not act.armed:
+            if now >= self._start + int(act.due * self._pace.seconds * _NS):
+                act.armed = True
+                self._crew.hold()
+        elif act.victim is None:
             act.victim = self._victim()
-        elif act.successor is None:
-            worker = act.victim.worker % len(WORKERS) + 1
-            tick = act.victim.tick
-            act.successor = self._crew.start(tick, worker, JOB_SECONDS, patient=True)
-        elif act.victim.shot:
-            self._take_over(act, act.victim, act.successor)
-        elif act.victim.finish is not None or act.successor.decided:
-            act.start_over()  # too late for this one
-        elif act.waiting:
-            self._kill(act, act.victim)
-        elif "waiting" in act.successor.said():
-            act.waiting = True
-            self._say_of(act.successor, "waiting")
+        elif not act.killed:
+            if now >= act.victim.begun + int(self._pace.midway * _NS):
+                self._kill(act, act.victim)
+        elif self._skips(act.victim) > act.skips:
+            self._crew.release()
 
-    def _victim(self) -> Attempt | None:
-        """Who has begun a long job."""
-        for attempt in self._crew.attempts:
-            at_work = attempt.begun is not None and attempt.finish is None and not attempt.shot
-            if at_work and attempt.seconds > JOB_SECONDS:
-                return attempt
+    def _victim(self) -> Run | None:
+        """Who works until it is told to stop."""
+        for run in self._crew.runs.values():
+            if run.held and run.finish is None and run.scheduler in self._crew.schedulers:
+                return run
         return None
 
-    def _kill(self, act: Act, victim: Attempt) -> None:
-        act.killed = time.monotonic_ns()
-        if act.kills == "wrapper":
-            self._crew.kill_wrapper(victim)
-        else:
-            self._crew.kill_everything(victim)
-        self._say_of(victim, "killed", act.killed, what=act.kills, job=victim.job)
+    def _skips(self, run: Run) -> int:
+        """How many ticks were skipped while a run went on."""
+        return sum(row.tick > run.tick and row.state == "skipped_overlap" for row in self._rows)
 
-    def _take_over(self, act: Act, victim: Attempt, successor: Attempt) -> None:
-        if successor.begun is None or victim.finish is None:
-            if successor.code is not None:  # it gave up
-                act.start_over()
-            return
-        if victim.finish < act.killed:  # it had ended by itself when we killed it
-            act.start_over()
-            return
-        seconds = (successor.begun - victim.finish) / _NS
-        act.takeover = Takeover(act.kills, seconds)
-        self._say_of(
-            successor,
-            "took_over",
-            successor.begun,
-            killed=act.kills,
-            predecessor=victim.worker,
-            after=round(seconds, 6),
-        )
+    def _kill(self, act: Act, victim: Run) -> None:
+        self._ask()
+        act.skips = self._skips(victim)
+        at = time.monotonic_ns()
+        if act.kills == "host":
+            self._crew.kill_host(victim)
+            self._crew.release()
+        else:
+            self._crew.kill_scheduler(victim)
+        act.killed = True
+        facts = {"what": act.kills, "pid": victim.scheduler, "job": victim.job}
+        self._say_of(victim, "killed", at, **facts)
 
     # -- the account -----------------------------------------------------------------------------
 
-    def _verdict(self, now: int) -> Verdict:
-        attempts, spans = self._crew.attempts, self._crew.spans(now)
+    def verdict(self) -> Verdict:
+        """Count it all, twice."""
+        rows, notes = self._table.rows(), self._crew.notes()
+        since = self._table.since() or datetime.now(UTC)
+        seen = [*(row.tick for row in rows), *(note.tick for note in notes)]
+        until = max([*seen, self._last_tick or since])
+        ticks = expected(since, until, self._pace.every)
         return Verdict(
-            ticks=len(self._ticks),
-            runs=len(spans),
-            overlaps=overlaps(spans),
-            empty_ticks=empty_ticks(self._ticks, now, spans),
-            skips=sum(attempt.skipped for attempt in attempts),
-            failures=sum(attempt.failed for attempt in attempts),
+            ticks=len(ticks),
+            table=by_table(ticks, rows),
+            jobs=by_jobs(ticks, notes, rows),
+            overlaps=overlaps(self._crew.spans(time.monotonic_ns())),
+            skipped=sum(row.state.startswith("skipped") for row in rows),
+            lost=sum(row.state == "lost" for row in rows),
+            due=len(self._acts),
             takeovers=[act.takeover for act in self._acts if act.takeover is not None],
-            due=2,
+            disagreements=disagreements(rows, notes, self._name),
+            failures=self._failures,
         )
 
-    def _say_of(self, attempt: Attempt, kind: str, at: int | None = None, **details: Any) -> None:
-        at = time.monotonic_ns() if at is None else at
-        facts = {"run": attempt.number, "pid": attempt.process.pid} | details
-        self._say(kind, at, attempt.worker, **facts)
+    def _name(self, pid: int | None) -> str:
+        host = self._crew.host(pid)
+        return f"process {pid}" if host is None else f"host-{host}"
 
-    def _say(self, kind: str, at: int, worker: int | None = None, **details: Any) -> None:
-        seconds = round((at - self._ticks[0]) / _NS, 6)
-        self._tell(Event(kind, seconds, bisect(self._ticks, at), worker, details))
+    def _say_of(self, run: Run, kind: str, at: int | None, **details: Any) -> None:
+        facts = {"run": run.run_id, **details}
+        self._say(kind, run.tick, self._crew.host(run.scheduler), at, **facts)
+
+    def _say(
+        self,
+        kind: str,
+        tick: datetime | None,
+        host: int | None,
+        at: int | None = None,
+        **facts: Any,
+    ) -> None:
+        at = time.monotonic_ns() if at is None else at
+        self._tell(Event(kind, round((at - self._opened) / _NS, 6), tick, host, facts))

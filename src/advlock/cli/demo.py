@@ -1,4 +1,4 @@
-"""`advlock demo`: three workers, one lock, two kills, on a PostgreSQL of its own."""
+"""`advlock demo`: three hosts, one cron, two kills, on a PostgreSQL of its own."""
 
 from __future__ import annotations
 
@@ -14,18 +14,20 @@ from advlock.cli.exits import Exit, signalled
 
 if TYPE_CHECKING:
     from advlock.cli._demo_count import Verdict
+    from advlock.cli._demo_play import Pace
     from advlock.cli._demo_show import Show
 
-SHORTEST: Final = 6  # seconds; both kills need their time
+SHORTEST: Final = 4  # seconds; more, as long as a takeover is still to be seen
 
 EPILOG = """\
 \b
-A run is a job that began. An overlap is a run that began while another was
-still at work. A tick without a runner is one during which no run began and none
-was at work. All three are counted from what the jobs themselves wrote down.
+A double is a run of a tick that had one already; a miss is a tick of which nobody
+can say what became. Both are counted twice: from the table advlock.cron_run, and
+from what the jobs noted themselves; the two have to agree.
 
 \b
-Exit codes: 0 when there was no overlap and both takeovers were seen, else 70.
+Exit codes: 0 when there was no double, no miss and no overlap, and both takeovers
+were seen, else 70.
 """
 
 
@@ -35,47 +37,60 @@ Exit codes: 0 when there was no overlap and both takeovers were seen, else 70.
     type=click.IntRange(min=SHORTEST),
     default=20,
     show_default=True,
-    help="How long the workers race.",
+    help="How long the hosts run, at least.",
 )
 @click.option("--json", "as_json", is_flag=True, help="JSON Lines, the verdict last.")
-@click.option("--without-lock", is_flag=True, help="The control: the same race, unprotected.")
+@click.option("--without-lock", is_flag=True, help="The control: the same, with nothing shared.")
 def demo(seconds: int, as_json: bool, without_lock: bool) -> int:  # noqa: FBT001
-    """Watch three workers race for a lock, and two of them be killed.
+    """Watch three hosts run one cron, and two of them be killed.
 
-    Every second each worker starts `advlock run nightly -n -- JOB`, as cron would on three
-    machines. Then the wrapper of one is killed (its job keeps the lock), later a whole worker (the
-    lock is free at once), and the next one takes over. It runs on a PostgreSQL of its own, and
-    leaves neither a process nor a file behind.
+    Each runs `advlock cron run jobs.toml`; the job is due every two seconds (every second if
+    --seconds is less than 14), and each tick runs on one host. Then one is killed in the middle of
+    its job, later the scheduler of one alone, whose job keeps the lock; others take over. It runs
+    on a PostgreSQL of its own, and leaves neither a process nor a file behind.
     """
-    from advlock.cli._demo_show import JsonShow, TextShow  # noqa: PLC0415 - not for --help
+    from advlock.cli._demo_play import Pace  # noqa: PLC0415 - not for --help
+    from advlock.cli._demo_show import JsonShow, TextShow  # noqa: PLC0415
 
     show: Show = JsonShow() if as_json else TextShow()
     with _Signals() as signals:
         try:
-            verdict = _play(seconds, show, signals, locked=not without_lock)
+            verdict = _play(Pace.of(seconds), show, signals, locked=not without_lock)
         except Interrupted as interrupted:
-            say("interrupted; stopped the workers and the server, and removed their files")
+            say("interrupted; stopped the hosts and the server, and removed their files")
             return signalled(interrupted.signum)
     show.verdict(verdict)
     return 0 if verdict.good else Exit.BUG
 
 
-def _play(seconds: int, show: Show, signals: _Signals, *, locked: bool) -> Verdict:
+def _play(pace: Pace, show: Show, signals: _Signals, *, locked: bool) -> Verdict:
     from advlock import embedded  # noqa: PLC0415 - not for --help
     from advlock.cli._child import adopt_orphans  # noqa: PLC0415
     from advlock.cli._demo_crew import Crew  # noqa: PLC0415
-    from advlock.cli._demo_play import Play  # noqa: PLC0415
+    from advlock.cli._demo_play import HOSTS, Play  # noqa: PLC0415
+    from advlock.cli._demo_table import Table, split  # noqa: PLC0415
 
-    show.opening(locked=locked)
+    show.opening(pace, locked=locked)
     with embedded.temporary() as server:
         signals.check()
-        # After the server's start, or it would be adopted, too; before that of the workers.
+        # After the server's start, or it would be adopted, too; before that of the hosts.
         adopt_orphans()
         # In the server's directory: what a `kill -9` of the demo leaves, the next one removes.
         directory = server.log_path.with_name("demo")
         directory.mkdir(mode=0o700)
-        with contextlib.closing(Crew(directory, server.dsn, locked=locked)) as crew:
-            return Play(crew, seconds, show.event, signals.check, kills=locked).run()
+        own = [server.dsn] if locked else split(server.dsn, len(HOSTS))
+        each = own * (len(HOSTS) // len(own))
+        with (
+            contextlib.closing(Table(own)) as table,
+            contextlib.closing(Crew(directory, each, pace.every, pace.work)) as crew,
+        ):
+            play = Play(crew, table, pace, show.event, signals.check, kills=locked)
+            play.run()
+            verdict = play.verdict()
+            if locked and (wrong := show.history(crew, verdict.ticks)):
+                verdict.failures.append(wrong)
+            signals.check()
+            return verdict
 
 
 class _Signals:

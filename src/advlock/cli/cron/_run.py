@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from advlock.cli._say import say
+from advlock.cli._signals import Interrupted, heard, raise_on_signals
 from advlock.cli.cron._files import load
 from advlock.cli.cron._options import database
+from advlock.cli.exits import signalled
 from advlock.cli.run import duration
 from advlock.errors import ConfigError
 
@@ -61,20 +63,7 @@ def run(file: str, max_running: int | None, wait: float, **given: Any) -> int:
 
     FILE is TOML, or a classic crontab. It goes on until it is asked to end.
     """
-    from advlock import _plan  # noqa: PLC0415 - not for --help
-
-    jobs = load(file)
-    with (
-        _engine(jobs, max_running, **given) as (engine, _),
-        _signals(engine, lambda: load(file)) as hurried,
-    ):
-        engine.prepare(_plan.token())
-        log.info("%d jobs of %s; watching the clock", len(jobs.jobs), file)
-        engine.run()
-        if not engine.idle:
-            log.info("asked to end: beginning nothing new, waiting for what runs")
-        engine.drain(0.0 if hurried() else wait)
-    return 0
+    return _interruptible(lambda: _serve(file, max_running, wait, **given))
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -89,6 +78,36 @@ def tick(file: str, max_running: int | None, **given: Any) -> int:
     For a systemd timer or a Kubernetes CronJob that comes every minute. The first time it only
     takes note of the jobs. Exits with 1 if a job failed.
     """
+    return _interruptible(lambda: _serve_once(file, max_running, **given))
+
+
+def _interruptible(serve: Callable[[], int]) -> int:
+    """Until the engine has handlers of its own, a signal ends us: also as PID 1."""
+    raise_on_signals()
+    try:
+        return serve()
+    except Interrupted as interrupted:
+        return signalled(interrupted.signum)
+
+
+def _serve(file: str, max_running: int | None, wait: float, **given: Any) -> int:
+    from advlock import _plan  # noqa: PLC0415 - not for --help
+
+    jobs = load(file)
+    with (
+        _engine(jobs, max_running, **given) as (engine, _),
+        _signals(engine, lambda: load(file)) as hurried,
+    ):
+        engine.prepare(_plan.token())
+        log.info("%s of %s; watching the clock", _count(jobs), file)
+        engine.run()
+        if not engine.idle:
+            log.info("asked to end: beginning nothing new, waiting for what runs")
+        engine.drain(0.0 if hurried() else wait)
+    return 0
+
+
+def _serve_once(file: str, max_running: int | None, **given: Any) -> int:
     from advlock import _plan  # noqa: PLC0415 - not for --help
 
     jobs = load(file)
@@ -98,6 +117,10 @@ def tick(file: str, max_running: int | None, **given: Any) -> int:
             engine.until_idle()
             engine.drain(0.0)
         return 1 if failed() else 0
+
+
+def _count(jobs: JobSet) -> str:
+    return f"{len(jobs.jobs)} job{'s' * (len(jobs.jobs) != 1)}"
 
 
 @contextlib.contextmanager
@@ -141,12 +164,14 @@ def _signals(engine: Engine, read: Callable[[], JobSet] | None) -> Iterator[Call
     def reload(_signum: int, _frame: object) -> None:
         engine.soon(lambda: _reload(engine, read))
 
-    before = {}
-    for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if signal.getsignal(signum) is signal.SIG_IGN:
-            continue
-        handler = reload if signum == signal.SIGHUP and read is not None else end
-        before[signum] = signal.signal(signum, handler)
+    def nothing(_signum: int, _frame: object) -> None:
+        """Not ignored: the commands would inherit that."""
+
+    handlers: dict[int, Callable[[int, Any], None]] = dict.fromkeys(heard(), end)
+    handlers |= dict.fromkeys((signal.SIGUSR1, signal.SIGUSR2), nothing)
+    if read is not None and signal.SIGHUP in handlers:
+        handlers[signal.SIGHUP] = reload
+    before = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
     try:
         yield lambda: len(came) > 1
     finally:
@@ -162,7 +187,7 @@ def _reload(engine: Engine, read: Callable[[], JobSet] | None) -> None:
         say(f"not read again, going on with the jobs from before:\n{error}")
     else:
         engine.reload(jobs)
-        say(f"read again: {len(jobs.jobs)} jobs")
+        log.info("read again: %s", _count(jobs))
 
 
 class _Speaker(logging.Handler):
