@@ -31,6 +31,12 @@ def main() -> None:
             os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         dsn = os.environ.get("ADVLOCK_TEST_DSN") or stack.enter_context(embedded.temporary()).dsn
         facts = environment(dsn, pinned=options.pin)
+        if options.cron:
+            from bench.cron import report
+
+            print(" | ".join(facts.values()), end="\n\n", flush=True)
+            report(dsn, rounds=options.rounds, seconds=20.0)
+            return
         if not options.json:
             print(" | ".join(facts.values()), end="\n\n", flush=True)
             print(f"{'hold and release, cycles/s':30}{'advlock':>9}{'baseline':>10}   ratio")
@@ -61,6 +67,7 @@ def arguments() -> argparse.Namespace:
         "--pin", action="store_true", help="keep client and (embedded) server on one core"
     )
     parser.add_argument("--pooler", metavar="DSN", help="the same database through a pooler, too")
+    parser.add_argument("--cron", action="store_true", help="the cron instead of the locks")
     parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
     return parser.parse_args()
 

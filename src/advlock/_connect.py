@@ -81,6 +81,7 @@ def conninfo(dsn: str, application_name: str | None, bounds: Bounds) -> str:
         ) from None
     defaults = {"connect_timeout": f"{PATIENCE:.0f}", **bounds.conninfo()}
     settings = {key: value for key, value in defaults.items() if key not in given}
+    settings["client_encoding"] = "utf8"  # what we send and read, whatever the database is in
     if application_name is not None:
         settings["application_name"] = application_name
     elif "application_name" not in given and "PGAPPNAME" not in os.environ:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections import Counter
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,6 +37,7 @@ class Act:
         self._wanted: dict[str, Fate] = {}
         self._room = room
         self._too_late = False
+        self._left = True
         self._due = list(agenda.due(facts))
         self._move(list(_decide.moves(agenda.jobs.jobs, facts, agenda.line(facts))))
         self._take(list(_decide.takes(agenda.jobs.jobs, facts)))
@@ -43,8 +45,7 @@ class Act:
         if self._claim() or beat:
             self._mark()
         if beat:
-            alive, *forget = _sql.BEAT
-            self.steps += [Step(alive, (agenda.host.id,)), *map(Step, forget)]
+            self.steps += [Step(_sql.JOIN[1], agenda.here()), *map(Step, _sql.FORGET)]
 
     def read(self, answers: list[list[tuple[str | None, ...]]]) -> None:
         """Take in what came of it."""
@@ -83,9 +84,10 @@ class Act:
     def _claim(self) -> bool:
         ticks: list[dict[str, Any]] = []
         skipped: dict[str, Job] = {}
+        waiting = Counter(row.job for row in self._facts.active if row.state == "queued")
         for job, ripe, *_ in self._due:
             pause = self._facts.pauses.get(job.name)
-            for fate in _decide.fates(job, ripe, self._facts.now, pause):
+            for fate in _decide.fates(job, ripe, self._facts.now, pause, waiting[job.name]):
                 ticks.append(self._fate(job, fate))
                 if fate.state.startswith("skipped"):
                     skipped[job.name] = job
@@ -123,6 +125,7 @@ class Act:
     def _read_claimed(self, text: str | None) -> None:
         told = json.loads(text or "{}")
         self._too_late = not told["in_time"]
+        self._left = told["left"]
         for name, tick, run_id in told["claimed"]:
             job = self._agenda.jobs.jobs[name]
             self.claims.append(Claim(job, read_moment(tick), run_id))
@@ -137,8 +140,11 @@ class Act:
 
     @property
     def cut(self) -> bool:
-        """Whether there was no room for all, or no time: then some are still undecided."""
-        return len(self._wanted) > self._room or self._too_late
+        """Whether there was no room for all, or no time: then some may still be undecided.
+
+        What others have got already needs no room; but only the answer tells that.
+        """
+        return (self._left and len(self._wanted) > self._room) or self._too_late
 
     @property
     def decided(self) -> bool:

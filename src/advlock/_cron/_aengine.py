@@ -164,7 +164,8 @@ class AsyncEngine(Shell[AsyncRun]):
         except GONE:
             self._unreported.append(plan)
         except Refused as refusal:
-            log.warning("%s", refused(refusal), extra={"event": "cron.refused"})
+            if self._may_pass(refusal):
+                self._unreported.append(plan)
 
     # -- passes ----------------------------------------------------------------------------------
 
@@ -202,7 +203,11 @@ class AsyncEngine(Shell[AsyncRun]):
 
     async def _flush(self) -> None:
         while self._unreported:
-            await self._ask(self._unreported[0]())
+            try:
+                await self._ask(self._unreported[0]())
+            except Refused as refusal:  # or one that is refused for ever would end all passes
+                if self._may_pass(refusal):
+                    raise
             del self._unreported[0]
 
     async def _join(self) -> None:
@@ -247,6 +252,7 @@ class AsyncEngine(Shell[AsyncRun]):
         return not stopped
 
     async def _say_goodbye(self) -> None:
+        self._give_up()
         until = time.monotonic() + LAST_WORDS
         while time.monotonic() < until:
             try:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 _MOST_CLAIMS: Final = 100
 _LONGEST_SLEEP: Final = 1.0  # seconds; so soon a trigger or a request to stop is seen
 _BEAT_EVERY: Final = timedelta(seconds=5)
+_DEPLOY: Final = timedelta(minutes=1)  # in which hosts may have different versions of a job
 _TINY: Final = timedelta(microseconds=1)
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
@@ -106,7 +107,7 @@ class Agenda:
     broken_at: datetime | None = None
     broken: bool = False
     _hash: str = ""
-    _versions: dict[str, Mapping[str, tuple[str, str]]] = field(default_factory=dict)
+    _versions: dict[str, Mapping[str, tuple[str, str, bool]]] = field(default_factory=dict)
     _seen: dict[str, datetime] = field(default_factory=dict)
     _next: dict[str, datetime] = field(default_factory=dict)  # when to look at the job again
     _waiting: dict[str, datetime] = field(default_factory=dict)  # decided up to a tick to come
@@ -117,9 +118,12 @@ class Agenda:
         self._hash = self.jobs.digest()
         definitions = self.jobs.definitions()
         self._versions[self._hash] = _schedules(json.loads(definitions))
-        here = (self.host.id, self.host.host, str(self.host.pid), self.jobs.source, self._hash)
         own, host = _sql.JOIN
-        yield Script((Step(own, (self._hash, definitions)), Step(host, here)))
+        yield Script((Step(own, (self._hash, definitions)), Step(host, self.here())))
+
+    def here(self) -> tuple[str, ...]:
+        """Say who we are, as the second statement of `JOIN` wants to have it."""
+        return (self.host.id, self.host.host, str(self.host.pid), self.jobs.source, self._hash)
 
     def leave(self) -> SessionPlan[None]:
         """Take back that we are here."""
@@ -182,7 +186,7 @@ class Agenda:
             after = self._decided_until(job, facts)
             ticks = job.schedule.newest(after, facts.now, max(job.keep, job.max_missed + 1))
             waiting = [tick for tick in ticks if job.due(tick) > facts.now]
-            # Not when the next tick's jitter is over: from the tick on, the mark has to wait for it.
+            # Not when the next one's jitter is over: from the tick on, the mark has to wait for it.
             following = job.schedule.after(facts.now) or _NEVER
             yield Due(
                 job,
@@ -222,7 +226,7 @@ class Agenda:
 
         A schedule that is new is not made up for; nor is the time in which the job had another one.
         """
-        wanted = (job.schedule.text, job.schedule.timezone)
+        wanted = (job.schedule.text, job.schedule.timezone, job.enabled)
         same: list[datetime] = []
         other: list[datetime] = []
         for hash_, version in facts.sets.items():
@@ -231,7 +235,7 @@ class Agenda:
                 (same if schedule == wanted else other).append(version.decided_until)
         marks = [max(same, default=facts.sets[self._hash].created_at)]
         if other and same:
-            marks.append(max(other) - timedelta(seconds=job.grace))
+            marks.append(max(other) - _DEPLOY)
         if job.name in self._seen:
             marks.append(self._seen[job.name])
         return max(marks)
@@ -242,8 +246,11 @@ class Agenda:
         return min(_LONGEST_SLEEP, (first - now).total_seconds())
 
 
-def _schedules(definitions: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    return {name: (job["schedule"], job["timezone"]) for name, job in definitions.items()}
+def _schedules(definitions: Mapping[str, Any]) -> dict[str, tuple[str, str, bool]]:
+    return {
+        name: (job["schedule"], job["timezone"], job["enabled"])
+        for name, job in definitions.items()
+    }
 
 
 def _differs(row: Mapping[str, Any], ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from advlock._cron._shell import STOPPED
 from advlock.errors import ConfigError, LockError, LockLost
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from typing import Self, Unpack
 
     from advlock._aheld import AsyncHeld
@@ -120,12 +120,22 @@ class AsyncScheduler:
 
     async def __aexit__(self, *exc_info: object) -> None:
         """Stop, and wait for what runs."""
-        self.stop()
+        if not self._stopping:  # a second time would end the waiting
+            self.stop()
         if self._task is not None:
             await self._task
 
     def _make(self, engine: AsyncEngine, claim: Claim) -> AsyncRun:
         return _FunctionRun(engine, claim, self._functions)
+
+
+async def _without_exit(call: Awaitable[object]) -> SystemExit | None:
+    """Await what a job returned; a job that calls sys.exit() ends the job and not the loop."""
+    try:
+        await call
+    except SystemExit as error:
+        return error
+    return None
 
 
 class _HeldGrip(AsyncGrip):
@@ -177,24 +187,22 @@ class _FunctionRun(AsyncRun):
         if self.stopped:
             return self._ended(grip)
         call = self._functions.call(self.claim, grip.held, attempt)
-        self._work = asyncio.ensure_future(call)
+        self._work = asyncio.ensure_future(_without_exit(call))
         done, _ = await asyncio.wait([self._work], timeout=self.claim.job.timeout)
         timed_out = not done
-        if timed_out:
+        while not done:  # the lock stays for as long as it works, even if it does not want to end
             self._work.cancel()
-            await asyncio.wait([self._work], timeout=self.claim.job.kill_after)
+            done, _ = await asyncio.wait([self._work], timeout=self.claim.job.kill_after)
         return self._judge(grip, attempt, timed_out=timed_out)
 
     def _judge(self, grip: _HeldGrip, attempt: int, *, timed_out: bool) -> Outcome:
         work = self._work
         assert work is not None
-        if not work.done():
-            return Outcome("timeout", "its timeout was over, and it does not end when cancelled")
+        if timed_out:
+            return Outcome("timeout", "its timeout was over")
         if work.cancelled():
-            if timed_out:
-                return Outcome("timeout", "its timeout was over")
             return self._ended(grip)
-        error = work.exception()
+        error = work.exception() or work.result()
         if error is None:
             return lost(self.claim) if grip.lost else Outcome("succeeded")
         if isinstance(error, LockError) and grip.lost:

@@ -11,7 +11,7 @@ The rules, in the order in which they count:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -57,11 +57,12 @@ class Move:
 
 
 def fates(
-    job: Job, ticks: Sequence[datetime], now: datetime, pause: Pause | None
+    job: Job, ticks: Sequence[datetime], now: datetime, pause: Pause | None, waiting: int = 0
 ) -> Iterator[Fate]:
     """Decide the ticks of a job that are due, ascending; at most one is `claimed` to run.
 
-    But for `missed="all"` with `overlap="allow"`, where all are.
+    But for `missed="all"` with `overlap="allow"`, where all are. `waiting` says how many ticks of
+    the job are in the queue already.
     """
     if not ticks or not job.enabled:
         return
@@ -69,8 +70,19 @@ def fates(
         yield from (Fate(job.name, tick, "skipped_paused", str(pause)) for tick in ticks)
     elif job.missed == "all":
         yield from _run_all(job, ticks)
+    elif job.overlap == "queue" and waiting:
+        yield from (_behind(fate, waiting) for fate in _run_newest(job, ticks, now))
     else:
         yield from _run_newest(job, ticks, now)
+
+
+def _behind(fate: Fate, waiting: int) -> Fate:
+    """Have a tick stand in the queue, and not overtake it."""
+    if fate.state != "claimed":
+        return fate
+    if waiting >= MOST_QUEUED:
+        return replace(fate, state="skipped_overlap", reason=f"{waiting} ticks wait already")
+    return replace(fate, state="queued", reason=f"behind {waiting} that waited already")
 
 
 def _run_all(job: Job, ticks: Sequence[datetime]) -> Iterator[Fate]:
@@ -90,7 +102,8 @@ def _run_newest(job: Job, ticks: Sequence[datetime], now: datetime) -> Iterator[
     for tick in older:
         age = brief((now - job.due(tick)).total_seconds())
         instead = f"; the tick of {_clock(newest, now)} runs instead" if runs else ""
-        yield Fate(job.name, tick, "skipped_missed", f"seen {age} late{instead}")
+        why = f"nobody began it in time, or had room to: seen {age} late{instead}"
+        yield Fate(job.name, tick, "skipped_missed", why)
     if late <= job.grace:
         yield Fate(job.name, newest, "claimed")
     elif job.missed == "once":
@@ -116,10 +129,12 @@ def moves(jobs: Mapping[str, Job], facts: Facts, line: datetime) -> Iterator[Mov
             again = job.on_crash == "rerun" and row.losses < RERUNS
             yield Move(row, "queued" if again else "lost", FOUND_FREE, losses=1)
         elif row.state == "claimed" and _stale(row, facts.now):
-            until = facts.now + timedelta(seconds=job.grace)
+            until = facts.now + timedelta(seconds=job.grace) if job.missed == "skip" else None
             yield Move(row, "queued", NOT_STARTED, until)
-        elif row.state == "queued" and row.expires_at and row.expires_at < facts.now:
-            yield Move(row, "skipped_missed", f"{row_reason(row)}, and nobody could until its time")
+        elif row.state == "queued" and expired(row, facts.now):
+            yield Move(row, "skipped_missed", f"{NOT_STARTED}, nor anybody else in time")
+        elif row.state == "queued" and not (job.enabled or row.by_hand):
+            yield Move(row, "skipped_missed", "the job was disabled while it waited")
 
 
 def _of_nobody(row: Active, now: datetime) -> Iterator[Move]:
@@ -130,9 +145,9 @@ def _of_nobody(row: Active, now: datetime) -> Iterator[Move]:
     yield Move(row, state, "no scheduler has had this job for a day")
 
 
-def row_reason(row: Active) -> str:
-    """Why a tick that expires was in the queue."""
-    return "it was lost before it ran" if row.losses else NOT_STARTED
+def expired(row: Active, now: datetime) -> bool:
+    """Whether a tick has waited in the queue for too long."""
+    return row.expires_at is not None and row.expires_at < now
 
 
 def _stale(row: Active, now: datetime) -> bool:
@@ -161,7 +176,7 @@ def takes(jobs: Mapping[str, Job], facts: Facts) -> Iterator[Active]:
     busy = {row.job for row in facts.active if row.state != "queued"}
     for row in facts.active:
         job = jobs.get(row.job)
-        if row.state != "queued" or row.locked or job is None:
+        if row.state != "queued" or row.locked or job is None or expired(row, facts.now):
             continue
         if not row.by_hand and (facts.pauses.get(row.job) or not job.enabled):
             continue

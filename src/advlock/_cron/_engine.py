@@ -179,7 +179,8 @@ class Engine(Shell[Run]):
         except GONE:
             self._unreported.append(plan)
         except Refused as refusal:
-            log.warning("%s", refused(refusal), extra={"event": "cron.refused"})
+            if self._may_pass(refusal):
+                self._unreported.append(plan)
 
     # -- passes ----------------------------------------------------------------------------------
 
@@ -220,7 +221,11 @@ class Engine(Shell[Run]):
 
     def _flush(self) -> None:
         while self._unreported:
-            self._ask(self._unreported[0]())
+            try:
+                self._ask(self._unreported[0]())
+            except Refused as refusal:  # or one that is refused for ever would end all passes
+                if self._may_pass(refusal):
+                    raise
             del self._unreported[0]
 
     def _join(self) -> None:
@@ -263,6 +268,7 @@ class Engine(Shell[Run]):
         return not stopped
 
     def _say_goodbye(self) -> None:
+        self._give_up()
         until = time.monotonic() + LAST_WORDS
         while time.monotonic() < until:
             try:

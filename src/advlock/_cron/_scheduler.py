@@ -151,7 +151,8 @@ class Scheduler:
 
     def __exit__(self, *exc_info: object) -> None:
         """Stop, and wait for what runs."""
-        self.stop()
+        if not self._stopping:  # a second time would end the waiting
+            self.stop()
         if self._thread is not None:
             self._thread.join()
 
@@ -176,6 +177,8 @@ class _HeldGrip(Grip):
 
 class _FunctionRun(Run):
     """Calls the job's function in this thread."""
+
+    stoppable = False
 
     def __init__(self, engine: Engine, claim: Claim, functions: Functions) -> None:
         super().__init__(engine, claim)

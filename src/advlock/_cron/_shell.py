@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from advlock._backoff import Backoff
@@ -46,6 +47,8 @@ _HASTE: Final = 0.32
 
 class AnyRun:
     """One claim, in either world."""
+
+    stoppable = True
 
     def __init__(self, shell: Shell[Any], claim: Claim) -> None:
         self.claim = claim
@@ -189,5 +192,11 @@ class Shell(Generic[R]):
         runs = list(self._running.values())
         for run in runs:
             run.stop(STOPPED)
-        longest = max((run.claim.job.kill_after for run in runs), default=0.0)
-        return bool(runs), longest + LAST_WORDS
+        patience = [run.claim.job.kill_after + LAST_WORDS for run in runs if run.stoppable]
+        return bool(runs), max(patience, default=0.0)
+
+    def _give_up(self) -> None:
+        """Have what still runs put down as lost: it ends with the process, or with its lock."""
+        for run in list(self._running.values()):
+            outcome = _life.Outcome("lost", STOPPED)
+            self._unreported.append(partial(_life.finish, run.claim, outcome))

@@ -156,6 +156,7 @@ WITH tick AS (
 SELECT jsonb_build_object(
     'claimed', coalesce(jsonb_agg(jsonb_build_array(job, scheduled_at, run_id))
                         FILTER (WHERE state = 'claimed'), '[]'),
+    'left', (SELECT count(*) FROM tick WHERE state = 'claimed') > $3::int,
     'in_time', clock_timestamp() < $4::timestamptz + interval '10 seconds')
 FROM claimed
 """
@@ -280,14 +281,18 @@ WHERE job = $1 AND state = 'queued' AND scheduled_at < $2::timestamptz AND trigg
 """,
 )
 
-# History is bounded, and what is not over is no history.
+# History is bounded, and what is not over is no history. Nor is what no mark covers yet: without
+# its row, whoever comes next would decide that tick again.
 PRUNE: Final[LiteralString] = """
 DELETE FROM advlock.cron_run AS run
 USING jsonb_to_recordset($1::jsonb) AS of(job text, keep int, max_age float8),
-      LATERAL (SELECT greatest(
-          clock_timestamp() - of.max_age * interval '1 second',
-          (SELECT old.scheduled_at FROM advlock.cron_run AS old WHERE old.job = of.job
-           ORDER BY old.scheduled_at DESC OFFSET of.keep - 1 LIMIT 1)) AS since) AS horizon
+      LATERAL (SELECT least(
+          greatest(
+              clock_timestamp() - of.max_age * interval '1 second',
+              (SELECT old.scheduled_at FROM advlock.cron_run AS old WHERE old.job = of.job
+               ORDER BY old.scheduled_at DESC OFFSET of.keep - 1 LIMIT 1)),
+          coalesce((SELECT max(decided_until) FROM advlock.cron_set WHERE jobs ? of.job),
+                   '-infinity')) AS since) AS horizon
 WHERE run.job = of.job AND run.scheduled_at < horizon.since
   AND run.state NOT IN ('claimed', 'queued', 'running')
 """
@@ -307,10 +312,9 @@ ON CONFLICT (id) DO UPDATE SET source = excluded.source, hash = excluded.hash,
 )
 LEAVE: Final[LiteralString] = "DELETE FROM advlock.cron_host WHERE id = $1::uuid"
 
-# Still here; and what was not heard of for long, we forget. A version of the jobs is kept for a
-# month: it says until when its ticks were decided.
-BEAT: Final[tuple[LiteralString, ...]] = (
-    "UPDATE advlock.cron_host SET seen_at = clock_timestamp() WHERE id = $1::uuid",
+# What was not heard of for long, we forget. A version of the jobs is kept for a month: it says how
+# far its ticks were decided.
+FORGET: Final[tuple[LiteralString, ...]] = (
     "DELETE FROM advlock.cron_host WHERE seen_at < clock_timestamp() - interval '1 day'",
     """
 DELETE FROM advlock.cron_set AS old
