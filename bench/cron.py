@@ -61,7 +61,7 @@ def report(dsn: str, *, rounds: int, seconds: float) -> dict[str, Any]:
         cost = claim_cost(dsn, number, rounds)
         found[f"claim_{number}"] = cost._asdict()
         print(
-            f"a pass that claims {number:>4} ticks {cost.ours.median * 1e6:>8,.0f} us a tick;"
+            f"claiming {number:>4} ticks {cost.ours.median * 1e6:>8,.0f} us a tick;"
             f" one INSERT each: {cost.baseline.median * 1e6:,.0f} us,"
             f" so {cost.ratio.median:.2f} x as long"
             f" (quartiles {cost.ratio.low:.2f} to {cost.ratio.high:.2f})",
@@ -98,7 +98,7 @@ class Cost(NamedTuple):
 
 
 def claim_cost(dsn: str, number: int, rounds: int) -> Cost:
-    """A whole pass (look, decide, claim, mark), against one bare INSERT for each tick."""
+    """Whole passes (look, decide, claim, mark), against one bare INSERT for each tick."""
     ours, baseline = [], []
     with fresh(dsn) as admin, Locks(dsn) as client:
         jobs = {f"j{n}": Job(f"j{n}", Schedule.parse("@every 1s")) for n in range(number)}
@@ -106,10 +106,11 @@ def claim_cost(dsn: str, number: int, rounds: int) -> Cost:
         session = client._sessions.connect(None)
         client._beside(session, agenda.join())
         for n in range(rounds + 1):
+            claims = 0
             began = time.perf_counter()
-            result = client._beside(session, later(agenda.turn(number), n + 1))
+            while claims < number:  # a hundred a pass, so that other hosts get their share
+                claims += len(client._beside(session, later(agenda.turn(number), n + 1)).claims)
             took = time.perf_counter() - began
-            assert len(result.claims) == number
             admin.execute("DELETE FROM advlock.cron_run")
             tick = datetime.now().astimezone()
             began = time.perf_counter()
@@ -168,7 +169,9 @@ def bursts(dsn: str, kind: str) -> dict[str, Any]:
     """Three processes, a thousand functions each, all due at the same second."""
     with fresh(dsn) as admin:
         with members([[sys.executable, "-c", MEMBER, dsn, kind, str(JOBS)]] * HOSTS):
-            due = "SELECT count(DISTINCT scheduled_at) FROM advlock.cron_run WHERE state <> 'claimed'"
+            due = (
+                "SELECT count(DISTINCT scheduled_at) FROM advlock.cron_run WHERE state <> 'claimed'"
+            )
             while admin.execute(due).fetchone()[0] < 3:  # noqa: PLR2004 - the first warms up
                 time.sleep(0.1)
             time.sleep(4)

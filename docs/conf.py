@@ -29,6 +29,7 @@ autodoc_type_aliases = {"Name": "Name", "Seconds": "Seconds", "Scheme": "Scheme"
 nitpick_ignore_regex = [
     ("py:.*", r"(asyncio|collections|datetime|psycopg|threading|types|typing)\b.*"),
     ("py:.*", r"(Connection|AsyncConnection|Name|Liveness|Scheme|Seconds|Self)"),
+    ("py:.*", r"(F|Overlap|Missed|OnCrash)"),
     ("py:.*", r"(datetime|timedelta|Awaitable|Callable|Iterable|Path|Sequence)"),
     # What a `with` statement enters; nobody names them.
     ("py:.*", r"(advlock\._a?held\.)?(Async)?(Hold|HoldAll|Attempt)"),

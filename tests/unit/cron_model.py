@@ -132,7 +132,8 @@ class Tables:
             self.inserted[_key(tick)] = self.inserted.get(_key(tick), 0) + 1
         got = [tick for tick in chosen if tick["state"] == "claimed"]
         claimed = [[tick["job"], tick["scheduled_at"], tick["run_id"]] for tick in got]
-        return {"claimed": claimed, "left": len(wanted) > int(room), "in_time": in_time}
+        left = sorted({tick["job"] for tick in wanted if tick not in chosen})
+        return {"claimed": claimed, "left": left, "in_time": in_time}
 
     def _take(self, text: str) -> Any:
         taken = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import uuid
 from collections import Counter
 from datetime import timedelta
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from advlock._cron._job import Job
 
 _TINY: Final = timedelta(microseconds=1)
+_FEW: Final = 200
 
 
 class Act:
@@ -34,10 +36,9 @@ class Act:
         self._facts = facts
         self._readers: dict[int, Callable[[str | None], None]] = {}
         self._taken: dict[str, Active] = {}
-        self._wanted: dict[str, Fate] = {}
+        self._wanted: list[Fate] = []
+        self._left: set[str] = set()  # the jobs that there was no room for
         self._room = room
-        self._too_late = False
-        self._left = True
         self._due = list(agenda.due(facts))
         self._move(list(_decide.moves(agenda.jobs.jobs, facts, agenda.line(facts))))
         self._take(list(_decide.takes(agenda.jobs.jobs, facts)))
@@ -82,37 +83,37 @@ class Act:
             self.claims.append(Claim(job, read_moment(tick), run_id, was))
 
     def _claim(self) -> bool:
-        ticks: list[dict[str, Any]] = []
-        skipped: dict[str, Job] = {}
+        others: list[Fate] = []
         waiting = Counter(row.job for row in self._facts.active if row.state == "queued")
         for job, ripe, *_ in self._due:
             pause = self._facts.pauses.get(job.name)
             for fate in _decide.fates(job, ripe, self._facts.now, pause, waiting[job.name]):
-                ticks.append(self._fate(job, fate))
-                if fate.state.startswith("skipped"):
-                    skipped[job.name] = job
+                (self._wanted if fate.state == "claimed" else others).append(fate)
+        # Each host in an order of its own, or all would want the same ones first; and no more than
+        # it may have a use for, as most of them may be somebody else's by now.
+        random.shuffle(self._wanted)
+        most = max(_FEW, 4 * self._room)
+        self._left = {fate.job for fate in self._wanted[most:]}
+        ticks = [self._fate(place, fate) for place, fate in enumerate(self._wanted[:most] + others)]
         if ticks:
             seen = self._facts.now.isoformat()
             arguments = (json.dumps(ticks), self._agenda.hash, str(self._room), seen)
             self._ask(Step(_sql.CLAIM, arguments), self._read_claimed)
-        if skipped:
-            self._ask(Step(_sql.PRUNE, (prune_rows([*skipped.values()]),)))
+        if skipped := {fate.job for fate in others if fate.state.startswith("skipped")}:
+            jobs = [self._agenda.jobs.jobs[name] for name in sorted(skipped)]
+            self._ask(Step(_sql.PRUNE, (prune_rows(jobs),)))
         return bool(ticks)
 
-    def _fate(self, job: Job, fate: Fate) -> dict[str, Any]:
-        run_id = str(uuid.uuid4())
-        if fate.state == "claimed":
-            self._wanted[run_id] = fate
-        # Each host in an order of its own, or all would want the same ones first.
-        place = int.from_bytes(uuid.UUID(run_id).bytes[:3], "big")
+    def _fate(self, place: int, fate: Fate) -> dict[str, Any]:
+        job = self._agenda.jobs.jobs[fate.job]
+        run_id = str(uuid.uuid4()) if fate.state == "claimed" else None
         return self._claimed(job, fate.scheduled_at, run_id) | {
             "state": fate.state,
             "reason": fate.reason,
-            "run_id": run_id if fate.state == "claimed" else None,
             "place": place,
         }
 
-    def _claimed(self, job: Job, tick: datetime, run_id: str) -> dict[str, Any]:
+    def _claimed(self, job: Job, tick: datetime, run_id: str | None) -> dict[str, Any]:
         return {
             "job": job.name,
             "scheduled_at": tick.isoformat(),
@@ -124,8 +125,9 @@ class Act:
 
     def _read_claimed(self, text: str | None) -> None:
         told = json.loads(text or "{}")
-        self._too_late = not told["in_time"]
-        self._left = told["left"]
+        self._left |= set(told["left"])
+        if not told["in_time"]:
+            self._left |= {due.job.name for due in self._due if due.ripe}
         for name, tick, run_id in told["claimed"]:
             job = self._agenda.jobs.jobs[name]
             self.claims.append(Claim(job, read_moment(tick), run_id))
@@ -133,18 +135,15 @@ class Act:
     def _mark(self) -> None:
         until = self._agenda.decided_until(self._facts.now)
         left = [due.until for due in self._due if due.until is not None]
-        if self.cut:
-            left += [fate.scheduled_at - _TINY for fate in self._wanted.values()]
+        if len(self._wanted) > self._room:  # the answer may be better, but comes too late for this
+            left += [fate.scheduled_at - _TINY for fate in self._wanted]
         seen = self._facts.now.isoformat()
         self._ask(Step(_sql.MARK, (self._agenda.hash, min([until, *left]).isoformat(), seen)))
 
     @property
     def cut(self) -> bool:
-        """Whether there was no room for all, or no time: then some may still be undecided.
-
-        What others have got already needs no room; but only the answer tells that.
-        """
-        return (self._left and len(self._wanted) > self._room) or self._too_late
+        """Whether there was no room for all, or no time: then some are still undecided."""
+        return bool(self._left)
 
     @property
     def decided(self) -> bool:
@@ -157,11 +156,8 @@ class Act:
         return any(due.ripe and due.job.overlap == "replace" for due in self._due)
 
     def settle(self) -> None:
-        """Note what is decided: if there was room for all, what we did not get, others have."""
-        undecided: set[str] = set()
-        if self.cut:
-            undecided = {due.job.name for due in self._due if due.ripe}
-        decided = [due for due in self._due if due.job.name not in undecided]
+        """Note what is decided: what there was room for and we did not get, others have."""
+        decided = [due for due in self._due if due.job.name not in self._left]
         self._agenda.settle(decided, self._facts)
 
 

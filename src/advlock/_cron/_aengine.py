@@ -153,8 +153,8 @@ class AsyncEngine(Shell[AsyncRun]):
             await wait_for(self.bell, await self.once())
 
     def stop(self) -> None:
-        """Begin nothing any more. In the event loop."""
-        self._stopping = True
+        """Begin nothing any more; the second time, do not wait for what runs, either."""
+        self._note_stop()
         self.bell.set()
 
     async def report(self, plan: Report) -> None:
@@ -240,9 +240,8 @@ class AsyncEngine(Shell[AsyncRun]):
 
         A second call of `stop` ends the waiting.
         """
-        self._stopping = False
         until = time.monotonic() + patience
-        while self._running and time.monotonic() < until and not self._stopping:
+        while self._running and time.monotonic() < until and not self._hurried:
             await wait_for(self.bell, until - time.monotonic())
         stopped, patience = self._stop_all()
         until = time.monotonic() + patience

@@ -187,6 +187,14 @@ def takes(jobs: Mapping[str, Job], facts: Facts) -> Iterator[Active]:
             yield row
 
 
+def waits(job: Job, row: Active) -> bool:
+    """Whether a tick that was in the queue goes back to it when the job turns out to be busy.
+
+    Not so one that only came there because nobody had begun it, if an earlier run is still going.
+    """
+    return row.by_hand or row.losses > 0 or job.overlap != "skip" or job.missed == "all"
+
+
 def held_up(jobs: Mapping[str, Job], facts: Facts) -> bool:
     """Whether something waits in the queue only because its lock is yet to become free."""
     busy = {row.job for row in facts.active if row.state != "queued"}

@@ -163,8 +163,11 @@ class Engine(Shell[Run]):
             self.bell.wait(sleep if self._running else 0.0)
 
     def stop(self) -> None:
-        """Begin nothing any more. From any thread, or a signal handler."""
-        self._stopping = True
+        """Begin nothing any more; the second time, do not wait for what runs, either.
+
+        From any thread, or a signal handler.
+        """
+        self._note_stop()
         self.bell.ring()
 
     def soon(self, call: Callable[[], object]) -> None:
@@ -256,9 +259,8 @@ class Engine(Shell[Run]):
 
         A second call of `stop` ends the waiting.
         """
-        self._stopping = False
         until = time.monotonic() + patience
-        while self._running and time.monotonic() < until and not self._stopping:
+        while self._running and time.monotonic() < until and not self._hurried:
             self.bell.wait(until - time.monotonic())
         stopped, patience = self._stop_all()
         until = time.monotonic() + patience

@@ -99,7 +99,7 @@ def busy(claim: Claim, reason: str | None, queued: int) -> SessionPlan[str]:
     job, was = claim.job, claim.was
     row = Active(job.name, claim.scheduled_at, "claimed", claim.run_id)
     steps = []
-    if was is not None:
+    if was is not None and _decide.waits(job, was):
         move = Move(row, "queued", reason, was.expires_at)
     elif job.overlap == "skip":
         move = Move(row, "skipped_overlap", reason)

@@ -111,12 +111,18 @@ class Shell(Generic[R]):
         self._watch = Watch()
         self._backoff = Backoff()
         self._stopping = False
+        self._hurried = False
         self._haste = _HASTE
 
-    def reload(self, jobs: JobSet) -> None:
+    def reload(self, jobs: JobSet, room: int) -> None:
         """Go on with other jobs; what runs stays as it is. Where the passes are made."""
+        self._room = room
         self._agenda.reload(jobs)
         self._joined = False
+
+    def _note_stop(self) -> None:
+        self._hurried = self._stopping
+        self._stopping = True
 
     @property
     def idle(self) -> bool:

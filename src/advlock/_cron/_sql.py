@@ -156,7 +156,9 @@ WITH tick AS (
 SELECT jsonb_build_object(
     'claimed', coalesce(jsonb_agg(jsonb_build_array(job, scheduled_at, run_id))
                         FILTER (WHERE state = 'claimed'), '[]'),
-    'left', (SELECT count(*) FROM tick WHERE state = 'claimed') > $3::int,
+    'left', (SELECT coalesce(jsonb_agg(DISTINCT job), '[]')
+             FROM (SELECT job FROM tick WHERE state = 'claimed' ORDER BY place OFFSET $3::int)
+                  AS rest),
     'in_time', clock_timestamp() < $4::timestamptz + interval '10 seconds')
 FROM claimed
 """
@@ -262,7 +264,8 @@ WHERE job = $1 AND scheduled_at = $2::timestamptz AND run_id = $3::uuid AND stat
 FINISH: Final[LiteralString] = """
 UPDATE advlock.cron_run
 SET state = CASE WHEN $4 = 'lost' AND $9::int > losses THEN 'queued' ELSE $4 END,
-    reason = coalesce($5, reason), exit_code = $6::int, output = $7, attempt = $8::int, stop = NULL,
+    reason = CASE WHEN state = 'lost' THEN $5 ELSE coalesce($5, reason) END,
+    exit_code = $6::int, output = $7, attempt = $8::int, stop = NULL,
     losses = losses + ($4 = 'lost' AND state = 'running')::int,
     finished_at = CASE WHEN $4 = 'lost' AND $9::int > losses THEN NULL ELSE clock_timestamp() END
 WHERE job = $1 AND scheduled_at = $2::timestamptz AND run_id = $3::uuid

@@ -19,6 +19,7 @@ from advlock.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Self
 
     from advlock._cron._engine import Engine, Run
     from advlock._cron._facts import Claim
@@ -94,16 +95,15 @@ def _serve(file: str, max_running: int | None, wait: float, **given: Any) -> int
     from advlock import _plan  # noqa: PLC0415 - not for --help
 
     jobs = load(file)
-    with (
-        _engine(jobs, max_running, **given) as (engine, _),
-        _signals(engine, lambda: load(file)) as hurried,
-    ):
+    with _Signals() as signals, _engine(jobs, max_running, **given) as (engine, _):
+        signals.end = engine.stop
+        signals.reload = lambda: engine.soon(lambda: _reload(engine, file, max_running))
         engine.prepare(_plan.token())
         log.info("%s of %s; watching the clock", _count(jobs), file)
         engine.run()
         if not engine.idle:
             log.info("asked to end: beginning nothing new, waiting for what runs")
-        engine.drain(0.0 if hurried() else wait)
+        engine.drain(wait)
     return 0
 
 
@@ -111,11 +111,11 @@ def _serve_once(file: str, max_running: int | None, **given: Any) -> int:
     from advlock import _plan  # noqa: PLC0415 - not for --help
 
     jobs = load(file)
-    with _engine(jobs, max_running, **given) as (engine, failed):
-        with _signals(engine, None):
-            engine.prepare(_plan.token())
-            engine.until_idle()
-            engine.drain(0.0)
+    with _Signals() as signals, _engine(jobs, max_running, **given) as (engine, failed):
+        signals.end = signals.reload = engine.stop
+        engine.prepare(_plan.token())
+        engine.until_idle()
+        engine.drain(0.0)
         return 1 if failed() else 0
 
 
@@ -148,45 +148,47 @@ def _engine(
             )
 
         with client_of(dsn) as client:
-            yield Engine(client, jobs, max_running or jobs.max_running or _ROOM, make), outcomes
+            yield Engine(client, jobs, _room(jobs, max_running), make), outcomes
     printer.flush(_FLUSH)
 
 
-@contextlib.contextmanager
-def _signals(engine: Engine, read: Callable[[], JobSet] | None) -> Iterator[Callable[[], bool]]:
-    """Have signals end or reload; tell whether somebody is in a hurry."""
-    came: list[int] = []
+def _room(jobs: JobSet, given: int | None) -> int:
+    return given or jobs.max_running or _ROOM
 
-    def end(signum: int, _frame: object) -> None:
-        came.append(signum)
-        engine.stop()
 
-    def reload(_signum: int, _frame: object) -> None:
-        engine.soon(lambda: _reload(engine, read))
+class _Signals:
+    """Until there is an engine, a signal ends us by an exception; then the engine hears of it.
 
-    def nothing(_signum: int, _frame: object) -> None:
-        """Not ignored: the commands would inherit that."""
+    The handlers stay until everything is closed: a second signal must not kill us in the middle.
+    """
 
-    handlers: dict[int, Callable[[int, Any], None]] = dict.fromkeys(heard(), end)
-    handlers |= dict.fromkeys((signal.SIGUSR1, signal.SIGUSR2), nothing)
-    if read is not None and signal.SIGHUP in handlers:
-        handlers[signal.SIGHUP] = reload
-    before = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
+    end: Callable[[], object] | None = None
+    reload: Callable[[], object] | None = None
+
+    def __enter__(self) -> Self:
+        self._before = {signum: signal.signal(signum, self._hear) for signum in heard()}
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+
+    def _hear(self, signum: int, _frame: object) -> None:
+        if signum in {signal.SIGUSR1, signal.SIGUSR2}:
+            return  # not ignored: the commands would inherit that
+        call = self.reload if signum == signal.SIGHUP else self.end
+        if call is None:
+            raise Interrupted(signum)
+        call()
+
+
+def _reload(engine: Engine, file: str, max_running: int | None) -> None:
     try:
-        yield lambda: len(came) > 1
-    finally:
-        for signum, old in before.items():
-            signal.signal(signum, old)
-
-
-def _reload(engine: Engine, read: Callable[[], JobSet] | None) -> None:
-    assert read is not None
-    try:
-        jobs = read()
+        jobs = load(file)
     except ConfigError as error:
         say(f"not read again, going on with the jobs from before:\n{error}")
     else:
-        engine.reload(jobs)
+        engine.reload(jobs, _room(jobs, max_running))
         log.info("read again: %s", _count(jobs))
 
 
