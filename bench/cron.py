@@ -1,4 +1,4 @@
-"""The cron: what a claim costs, how soon a tick starts, and a burst of a thousand jobs on three hosts.
+"""The cron: what a claim costs, how soon a tick starts, and a thousand jobs at one second.
 
 The first is a ratio within one run; the other two are times, by the database's clock, and mean
 something only together with the machine they come from.
@@ -80,7 +80,7 @@ def report(dsn: str, *, rounds: int, seconds: float) -> dict[str, Any]:
             f"{JOBS} jobs of {HOSTS} x {kind} at one second: last begun after"
             f" {burst['last_begun_ms']:.0f} ms, last finished after"
             f" {burst['last_finished_ms']:.0f} ms, shares {burst['shares']},"
-            f" {burst['doubles']} doubles, {burst['missing']} missing",
+            f" {burst['lost']} lost, {burst['missing']} missing",
             flush=True,
         )
     return found
@@ -108,7 +108,7 @@ def claim_cost(dsn: str, number: int, rounds: int) -> Cost:
         for n in range(rounds + 1):
             claims = 0
             began = time.perf_counter()
-            while claims < number:  # a hundred a pass, so that other hosts get their share
+            while claims < number:  # not all in one pass: others get their share
                 claims += len(client._beside(session, later(agenda.turn(number), n + 1)).claims)
             took = time.perf_counter() - began
             admin.execute("DELETE FROM advlock.cron_run")
@@ -172,7 +172,7 @@ def bursts(dsn: str, kind: str) -> dict[str, Any]:
             due = (
                 "SELECT count(DISTINCT scheduled_at) FROM advlock.cron_run WHERE state <> 'claimed'"
             )
-            while admin.execute(due).fetchone()[0] < 3:  # noqa: PLR2004 - the first warms up
+            while admin.execute(due).fetchone()[0] < 3:  # the first warms up
                 time.sleep(0.1)
             time.sleep(4)
         rows = admin.execute(
@@ -182,13 +182,13 @@ def bursts(dsn: str, kind: str) -> dict[str, Any]:
         shares = admin.execute(
             "SELECT count(*) FROM advlock.cron_run GROUP BY pid ORDER BY 1"
         ).fetchall()
-        twice = admin.execute("SELECT count(*) FROM advlock.cron_run WHERE losses > 0").fetchone()
+        lost = admin.execute("SELECT count(*) FROM advlock.cron_run WHERE losses > 0").fetchone()
     total = sum(row[0] for row in shares)
     return {
         "last_begun_ms": max(row[1].total_seconds() for row in rows) * 1000,
         "last_finished_ms": max(row[2].total_seconds() for row in rows) * 1000,
         "shares": "/".join(f"{100 * row[0] / total:.0f}%" for row in shares),
-        "doubles": twice[0] if twice else 0,
+        "lost": lost[0] if lost else 0,
         "missing": sum(JOBS - row[3] for row in rows),
     }
 

@@ -33,7 +33,10 @@ def _describe(name: str, thing: Any) -> list[str]:
         bases = ", ".join(base.__name__ for base in thing.__bases__)
         return [f"error {name}({bases})", *(f"  {field}" for field in _fields(thing))]
     if typing.is_typeddict(thing):
-        return [f"fields {name}", *(f"  {f}: {t.__forward_arg__}" for f, t in thing.__annotations__.items())]
+        return [
+            f"fields {name}",
+            *(f"  {f}: {t.__forward_arg__}" for f, t in thing.__annotations__.items()),
+        ]
     if isinstance(thing, type):
         own = inspect.signature(thing) if thing.__init__ is not object.__init__ else "()"
         return [f"class {name}{own}", *_members(thing)]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from advlock._cron._job import Job
 
 _TINY: Final = timedelta(microseconds=1)
-_FEW: Final = 200
+_FEW: Final = 400
 
 
 class Act:

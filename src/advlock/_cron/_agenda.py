@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # So many ticks are claimed at a time, so that other hosts get their share, and the first runs begin
 # while the next are claimed.
-_MOST_CLAIMS: Final = 100
+_MOST_CLAIMS: Final = 200
 _LONGEST_SLEEP: Final = 1.0  # seconds; so soon a trigger or a request to stop is seen
 _BEAT_EVERY: Final = timedelta(seconds=5)
 _DEPLOY: Final = timedelta(minutes=1)  # in which hosts may have different versions of a job
