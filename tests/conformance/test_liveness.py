@@ -241,9 +241,11 @@ async def test_an_idle_client_is_silent(world: World, dsn: str, name: str, admin
 # -- a session that breaks -------------------------------------------------------------------------
 
 
-async def check_told_at_once(world: World, dsn: str, name: str, admin: Admin) -> None:
+async def check_told_at_once(
+    world: World, dsn: str, name: str, admin: Admin, **settings: Any
+) -> None:
     """End the session of a holder that does nothing."""
-    client, actor = world.client(dsn), world.actor()
+    client, actor = world.client(dsn, **settings), world.actor()
     context, told = client.hold(name), []
     held = await actor.enter(context)
     held.on_lost(told.append)
@@ -266,9 +268,9 @@ async def test_a_broken_session_is_noticed_at_once(
 async def test_without_the_watcher_it_is_noticed_late(
     world: World, dsn: str, name: str, admin: Admin, off: Patch
 ) -> None:
-    """The control: nobody listens to the socket of an idle session."""
+    """The control: nobody listens to the socket of an idle session, until its next heartbeat."""
     off.setattr(_watch.Watcher, "_listen", lambda *_: None)
-    await turns_red(check_told_at_once(world, dsn, name, admin))
+    await turns_red(check_told_at_once(world, dsn, name, admin, liveness=60.0))
 
 
 @pytest.mark.parametrize("world", ["sync"], indirect=True)

@@ -56,9 +56,12 @@ def demo(seconds: int, as_json: bool, without_lock: bool) -> int:  # noqa: FBT00
     with _Signals() as signals:
         try:
             verdict = _play(Pace.of(seconds), show, signals, locked=not without_lock)
-        except Interrupted as interrupted:
+        except (Interrupted, OSError):
+            # A terminal that goes away can be written to no more, and says HUP.
+            if signals.came is None:
+                raise
             say("interrupted; stopped the hosts and the server, and removed their files")
-            return signalled(interrupted.signum)
+            return signalled(signals.came)
     show.verdict(verdict)
     return 0 if verdict.good else Exit.BUG
 
@@ -100,7 +103,7 @@ class _Signals:
     """
 
     def __init__(self) -> None:
-        self._came: int | None = None
+        self.came: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -116,9 +119,9 @@ class _Signals:
             signal.signal(signum, handler)
 
     def _note(self, signum: int, _frame: object) -> None:
-        self._came = self._came or signum
+        self.came = self.came or signum
 
     def check(self) -> None:
         """Raise `Interrupted` if a signal came."""
-        if self._came is not None:
-            raise Interrupted(self._came)
+        if self.came is not None:
+            raise Interrupted(self.came)
