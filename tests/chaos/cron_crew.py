@@ -134,8 +134,8 @@ class Crew:
             process.terminate()
         for host, process in left:
             code = process.wait(_CLOSING)
-            too_soon = -signal.SIGTERM  # it had only begun to import things
-            assert code in (0, too_soon), f"{host.name} ended with {code}"
+            too_soon = (-signal.SIGTERM, 128 + signal.SIGTERM)  # it had only begun to begin
+            assert code in (0, *too_soon), f"{host.name} ended with {code}"
             host.process = None
         eventually(lambda: not self.jobs(), within=10.0, message="all jobs have ended")
 
