@@ -31,6 +31,8 @@ _ASK_EVERY: Final = 100_000_000  # nanoseconds
 _NS: Final = 1_000_000_000
 # How long a slow machine may take for its start, for the takeovers and for the end; in seconds.
 _OVERTIME: Final = 30
+# Exit codes of a scheduler that was asked to end: the others if it had only begun to begin.
+_TOLD_TO_END: Final = (0, -signal.SIGTERM, 128 + signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,8 +195,7 @@ class Play:
         self._crew.start(host)  # whoever was killed comes back
 
     def _died(self, one: Scheduler) -> None:
-        # One that is asked to end while it still starts has no words for that yet.
-        if self._last_tick is not None and one.process.returncode in {0, -signal.SIGTERM}:
+        if self._last_tick is not None and one.process.returncode in _TOLD_TO_END:
             return
         self._failures.append(f"host-{one.host}: {one.last_words()}")
         self._say("died", None, one.host, said=one.last_words())
