@@ -333,6 +333,17 @@ def test_why_finds_the_tick_that_is_meant(cron: Cron) -> None:
     )
     assert "did you mean" in cron("why", "aa", code=78)[1]
     assert "is no time; write 03:00" in cron("why", "a", "--at", "noon", code=64)[1]
+    for year in ("9999-12-31T23:59:59", "0001-01-01T00:00+14:00"):
+        assert "write a year from 1970" in cron("why", "a", "--at", year, code=64)[1]
+
+
+def test_arguments_that_the_database_cannot_take_are_refused(cron: Cron) -> None:
+    """Bytes that are no text, and numbers that are too large, are no bugs."""
+    cron.known(jobs(a={}))
+    bad = "h\udcff"
+    for args in (["pause", "a", "--note", bad], ["pause", bad], ["trigger", bad], ["why", bad]):
+        assert "is not UTF-8" in cron(*args, code=64)[1]
+    assert "is not in the range" in cron("history", "a", "-n", "9" * 20, code=64)[1]
 
 
 # -- control ---------------------------------------------------------------------------------------
@@ -355,6 +366,10 @@ def test_pause_and_resume_are_for_all_hosts(cron: Cron, monkeypatch: pytest.Monk
     assert cron("resume", "--all")[1] == "a goes on\nb goes on\nc goes on\n"
     assert cron("resume", "--all")[1] == "nothing was paused\n"
     assert "no job 'x'" in cron("resume", "x", code=78)[1]
+    cron.admin.execute("INSERT INTO advlock.cron_pause (job, until) VALUES ('a', 'infinity')")
+    for verb in (["list"], ["why", "a"], ["next", "a"]):
+        assert cron.json(*verb)
+    assert cron("resume", "a")[1] == "a goes on\n"
     for wrong in (["pause"], ["resume", "a", "--all"], ["pause", "a", "--for", "31d"]):
         cron(*wrong, code=64)
 

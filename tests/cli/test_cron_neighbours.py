@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from waiting import eventually
@@ -36,6 +37,28 @@ def test_what_a_job_leaves_in_the_background_keeps_its_lock(crons_once: Crons) -
     assert crons.held("leaver") == 1
     stop.touch()
     assert len(crons.over("leaver", "succeeded", 2)) > 1
+
+
+def test_what_a_job_leaves_in_the_background_may_go_on_to_write(crons_once: Crons) -> None:
+    """Its lines are passed on until it ends, but are not in the history of a run that is over."""
+    crons = crons_once
+    stop = crons.directory / "stop"
+    line = f"({until(stop)}; echo late; echo late >&2; echo later) & echo early"
+    scheduler = crons.run({"leaver": shell(line)})
+    left = crons.over("leaver", "succeeded")[0]
+    directory = Path(f"/proc/{scheduler.pid}/fd")
+    before = len(list(directory.iterdir()))
+    stop.touch()
+    prefix = f"{crons.name('leaver')} | "
+    out = f"{prefix}early\n{prefix}late\n{prefix}later\n".encode()
+    eventually(lambda: scheduler.out().startswith(out), within=PATIENCE, message="all is there")
+    scheduler.says(f"{prefix}late\n")
+    eventually(
+        lambda: len(list(directory.iterdir())) < before,
+        within=PATIENCE,
+        message="the pipes are closed",
+    )
+    assert left.output == "early\n"
 
 
 def test_whoever_has_the_lock_of_a_job_keeps_it_away(crons_once: Crons) -> None:

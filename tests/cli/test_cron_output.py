@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -28,11 +29,11 @@ def lines_of(output: bytes, name: str) -> list[bytes]:
     return [line.removeprefix(prefix) for line in output.split(b"\n") if line.startswith(prefix)]
 
 
-def chatter(word: str) -> str:
+def chatter(word: str, times: int = 1) -> str:
     """A line for Python that writes many lines, in pieces that end anywhere."""
     return (
         "import os\n"
-        f"text = b''.join(b'{word} %05d\\n' % n for n in range({LINES}))\n"
+        f"text = b''.join(b'{word} %05d\\n' % n for n in range({LINES})) * {times}\n"
         "for start in range(0, len(text), 777): os.write(1, text[start:start + 777])"
     )
 
@@ -123,6 +124,61 @@ def test_output_that_nobody_reads_costs_no_lock(crons_once: Crons) -> None:
     assert set(text.split(b"\n")[:-1]) <= {line} | _beginnings(line)
     assert text.count(line) > 100_000
     assert crons.over("flood")[0].state == "lost"
+
+
+def test_a_log_that_nobody_reads_stops_nothing(crons_once: Crons) -> None:
+    """Timeouts are kept to, jobs run, and TERM ends it, while its stderr is a full pipe."""
+    crons = crons_once
+    reads, writes = os.pipe()
+    fill(writes)
+    jobs = {
+        "slow": {"command": ["sleep", "60"], "timeout": "300ms"},
+        "short": {"command": ["true"]},
+    }
+    scheduler = crons.run(jobs, stderr=writes)
+    os.close(writes)
+    assert crons.over("slow", "timeout")[0].exit_code == 128 + 15
+    crons.over("short", "succeeded", 2)
+    scheduler.send(15)
+    assert scheduler.code() == 0
+    os.close(reads)
+
+
+def test_a_stdout_that_does_not_wait_loses_nothing(crons_once: Crons) -> None:
+    """Whoever shares it may have made it O_NONBLOCK; a full pipe is waited for all the same."""
+    crons = crons_once
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+    scheduler = crons.run({"left": {"command": [*_WRITE, chatter("left", 20)]}}, stdout=writes)
+    os.close(writes)
+    crons.over("left")
+    scheduler.send(15)
+    with open(reads, "rb") as pipe:  # noqa: PTH123 - a descriptor
+        text = pipe.read()
+    assert scheduler.code() == 0
+    lines = lines_of(text, crons.name("left"))
+    assert lines[: 2 * LINES] == [f"left {n:05}".encode() for n in range(LINES)] * 2
+
+
+def test_history_is_shown_where_stdout_is_not_utf_8(crons_once: Crons) -> None:
+    """What it cannot spell is escaped."""
+    crons = crons_once
+    crons.run({"odd": shell("echo snow☃")})
+    crons.over("odd")
+    args = ("cron", "history", crons.name("odd"), "--output")
+    shown = crons.cli.start(*args, env=crons.cli.env | {"PYTHONIOENCODING": "latin-1"})
+    assert shown.code() == 0
+    assert shown.process.stdout
+    assert b"snow\\u2603" in shown.process.stdout.read()
+
+
+def fill(fd: int) -> None:
+    """Write to a pipe until it is full."""
+    os.set_blocking(fd, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(fd, b"x" * 4096)
+    os.set_blocking(fd, True)
 
 
 def _beginnings(line: bytes) -> set[bytes]:

@@ -54,12 +54,17 @@ def test_what_a_command_gets_and_what_becomes_of_it(crons: Crons) -> None:
     """
     no_program = crons.directory / "no-program"
     no_program.write_text("data")
-    places = {"env": {"GREETING": "hi there"}, "cwd": "/usr/share"}
+    places = {"env": {"GREETING": "hi there", "CDPATH": "/usr"}, "cwd": "/usr/share"}
+    own = crons.directory / "bin" / "only-here"
+    own.parent.mkdir()
+    own.write_text("#!/bin/sh\necho found")
+    own.chmod(0o755)
     brief = {"timeout": "200ms", "kill_after": "200ms"}
     scheduler = crons.run(
         {
             "show": python(SHOW),
             "place": shell("echo $GREETING from $PWD", **places),
+            "own-path": {"command": ["only-here"], "env": {"PATH": f"{own.parent}:/bin"}},
             "seven": shell("exit 7"),
             "killed": shell("kill -9 $$"),
             "nowhere": {"command": ["/nonexistent"]},
@@ -98,6 +103,7 @@ def test_what_a_command_gets_and_what_becomes_of_it(crons: Crons) -> None:
 
     assert crons.over("place")[0].output == "hi there from /usr/share\n"
     assert became("place") == ("succeeded", 0, None, 1)
+    assert crons.over("own-path")[0].output == "found\n"
     assert became("seven") == ("failed", 7, "exit code 7", 1)
     assert became("killed") == ("failed", 128 + 9, "ended by SIGKILL", 1)
     missing = "command not found: '/nonexistent'; is it on PATH?"
@@ -116,7 +122,7 @@ def test_what_a_command_gets_and_what_becomes_of_it(crons: Crons) -> None:
             if row.started_at and row.finished_at:
                 assert row.scheduled_at < row.started_at < row.finished_at
     assert scheduler.end() == 0
-    assert f"advlock: 11 jobs of {crons.directory}/jobs-0.toml;" in scheduler.err()
+    assert f"advlock: 12 jobs of {crons.directory}/jobs-0.toml;" in scheduler.err()
 
 
 def sockets(pid: int) -> list[str]:
@@ -249,7 +255,7 @@ def test_through_a_pooler_that_goes_away_and_comes_back(
         assert crons.held("long") == 1
         pooler.kill()
         eventually(log.exists, within=PATIENCE, message="the command is stopped")
-        scheduler.says("; trying again")
+        scheduler.says("no pass: ")
         away = len(crons.rows("short"))
         pooler.start()
         scheduler.says("the database is back")

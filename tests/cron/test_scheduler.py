@@ -293,7 +293,7 @@ def test_a_server_that_was_away_is_come_back_to(
                 " AND datname = current_database()"
             )
             end_sessions(rows, pids)
-            eventually(lambda: "trying again" in caplog.text, within=10)
+            eventually(lambda: "no pass: cannot connect" in caplog.text, within=10)
         finally:
             door.execute(f"ALTER DATABASE {pools.dbname} ALLOW_CONNECTIONS true".encode())
         count = len(world.calls)

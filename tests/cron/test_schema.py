@@ -14,6 +14,7 @@ from conformance.databases import plain_role
 from advlock import Scheduler, cli
 from advlock._cron import _schema, _sql, _views_sql
 from advlock._plan import Script, Step
+from advlock.cli.exits import Exit
 from advlock.errors import ConfigError
 
 from .hands import Hand, job
@@ -158,6 +159,25 @@ def test_init_may_be_run_again(
         assert not cli.main(["init", "--dsn", dsn])
         assert expected in capfd.readouterr().err
     assert tables(empty) == TABLES
+
+
+def test_init_quotes_the_role(empty: Connection[Any], capfd: pytest.CaptureFixture[str]) -> None:
+    """Any role's name is a name and no SQL; everybody, nobody and two lines are refused."""
+    role = 'select "x"; DROP TABLE t --'
+    quoted = '"select ""x""; DROP TABLE t --"'
+    empty.execute(f"CREATE ROLE {quoted}".encode())
+    try:
+        assert not cli.main(["init", "--sql", "--role", role])
+        shown = capfd.readouterr().out
+        assert shown.count(role) == 0
+        empty.execute(shown.encode())
+        may = "SELECT has_table_privilege(%s, 'advlock.cron_run', 'insert')"
+        assert empty.execute(may, [role]).fetchone() == (True,)
+    finally:
+        empty.execute(f"DROP OWNED BY {quoted}; DROP ROLE {quoted}".encode())
+    for wrong in ("", " ", "a\nb", "public", "PUBLIC", "h\udcff"):
+        assert cli.main(["init", "--sql", "--role", wrong]) == Exit.USAGE
+        assert not capfd.readouterr().out
 
 
 def test_init_shows_what_it_would_do(

@@ -127,6 +127,7 @@ class Tables:
         chosen += [tick for tick in free if tick["state"] != "claimed"]
         for tick in chosen:
             row = {"losses": 0, "stop": None, "started_at": None, "expires_at": None}
+            row |= {"run_id": None, "key": None}
             row |= tick | {"scheduled_at": _moment(tick["scheduled_at"]), "claimed_at": self.now}
             self.runs[_key(tick)] = row
             self.inserted[_key(tick)] = self.inserted.get(_key(tick), 0) + 1
@@ -175,7 +176,7 @@ class Tables:
     # -- one run ---------------------------------------------------------------------------------
 
     def _start(self, *params: str | None) -> Any:
-        name, tick, run_id, since, doubt, reruns, alone, _ = params
+        name, tick, run_id, since, doubt, reruns, alone, *_ = params
         mine = self.runs.get((name or "", _moment(tick or "")))
         line = max(self.server_since, _moment(since) if since else self.server_since)
         unsure = self.now < line + timedelta(seconds=float(doubt or 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -241,3 +242,34 @@ def test_held_up_is_what_waits_for_a_lock_that_no_run_holds() -> None:
     assert not ask(queue(("a", 9, Q)))
     assert not ask([*queue(("a", 9, Q), locked=True), *queue(("a", 8, "running"), locked=True)])
     assert not ask(queue(("other", 9, Q), locked=True))
+
+
+def test_a_scheduler_that_lives_reports_its_runs_itself() -> None:
+    """A run without a lock is lost if its scheduler is dead, or if it is ours and we have none."""
+    began = NOW - timedelta(minutes=1)
+    run = Active("j", began, "running", "r", started_at=began, owner=7)
+    jobs, line = {"j": job()}, NOW - timedelta(hours=1)
+
+    def lost(row: Active, us: _decide.Us) -> bool:
+        facts = Facts(NOW, line, active=[row])
+        return [move.state for move in _decide.moves(jobs, facts, line, us)] == ["lost"]
+
+    assert lost(run, _decide.Us(owner=1))
+    assert not lost(replace(run, owned=True), _decide.Us(owner=1))
+    assert lost(replace(run, owned=True), _decide.Us(owner=7))
+    assert not lost(replace(run, owned=True), _decide.Us(owner=7, running=["r"]))
+
+
+def test_the_rows_of_a_job_that_others_have_are_theirs() -> None:
+    """Only what nobody has had for a day is given up by somebody else."""
+    waiting = Active("theirs", NOW - timedelta(days=2), "queued")
+    facts = Facts(NOW, NOW, active=[waiting])
+    assert [move.state for move in _decide.moves({}, facts, NOW)] == ["skipped_missed"]
+    assert not list(_decide.moves({}, facts, NOW, _decide.Us(known=["theirs"])))
+
+
+def test_what_is_new_does_not_overtake_what_waits() -> None:
+    """With `overlap="queue"` a tick stands behind those in the queue, whatever `missed` says."""
+    for missed in ("once", "skip", "all"):
+        (fate,) = _decide.fates(job(overlap="queue", missed=missed), [NOW], NOW, None, waiting=3)
+        assert fate.state == "queued", missed

@@ -177,6 +177,7 @@ def test_spellings(keys: str, field: str, value: Any) -> None:
         ('env = {A = "x\\u0000"}', "env has a NUL byte in it; leave that out"),
         ("cwd = ''", 'cwd is empty; write a string such as "/srv/app"'),
         ("cwd = 5", "cwd is a number; write a string"),
+        ("cwd = '-'", 'cwd is "-"; write an absolute path such as /srv/app'),
         ("description = []", "description is a list; write a string"),
         ("timezone = 'Berlin'", "no timezone 'Berlin'; did you mean Europe/Berlin?"),
         ("timezone = 1", "timezone is a number; write a string"),

@@ -39,8 +39,9 @@ class Act:
         self._wanted: list[Fate] = []
         self._left: set[str] = set()  # the jobs that there was no room for
         self._room = room
-        self._due = list(agenda.due(facts))
-        self._move(list(_decide.moves(agenda.jobs.jobs, facts, agenda.line(facts))))
+        self._due, self._unseen = agenda.due(facts)
+        us = agenda.us(facts)
+        self._move(list(_decide.moves(agenda.jobs.jobs, facts, agenda.line(facts), us)))
         self._take(list(_decide.takes(agenda.jobs.jobs, facts)))
         beat = agenda.beat(facts.now)
         if self._claim() or beat:
@@ -73,8 +74,8 @@ class Act:
             run_id = str(uuid.uuid4())
             self._taken[run_id] = row
             job = self._agenda.jobs.jobs[row.job]
-            ticks.append(self._claimed(job, row.scheduled_at, run_id))
-        self._ask(Step(_sql.TAKE, (json.dumps(ticks),)), self._read_taken)
+            ticks.append(self._ours(job, row.scheduled_at, run_id))
+        self._ask(Step(_sql.TAKE, (_json(ticks),)), self._read_taken)
 
     def _read_taken(self, text: str | None) -> None:
         for name, tick, run_id in json.loads(text or "[]"):
@@ -97,7 +98,7 @@ class Act:
         ticks = [self._fate(place, fate) for place, fate in enumerate(self._wanted[:most] + others)]
         if ticks:
             seen = self._facts.now.isoformat()
-            arguments = (json.dumps(ticks), self._agenda.hash, str(self._room), seen)
+            arguments = (_json(ticks), self._agenda.hash, str(self._room), seen)
             self._ask(Step(_sql.CLAIM, arguments), self._read_claimed)
         if skipped := {fate.job for fate in others if fate.state.startswith("skipped")}:
             jobs = [self._agenda.jobs.jobs[name] for name in sorted(skipped)]
@@ -106,19 +107,26 @@ class Act:
 
     def _fate(self, place: int, fate: Fate) -> dict[str, Any]:
         job = self._agenda.jobs.jobs[fate.job]
-        run_id = str(uuid.uuid4()) if fate.state == "claimed" else None
-        return self._claimed(job, fate.scheduled_at, run_id) | {
+        facts = {
+            "job": fate.job,
+            "scheduled_at": fate.scheduled_at.isoformat(),
             "state": fate.state,
             "reason": fate.reason,
             "place": place,
+            "host": self._agenda.host.host,
+            "pid": self._agenda.host.pid,
         }
+        if fate.state == "claimed":
+            facts |= self._ours(job, fate.scheduled_at, str(uuid.uuid4()))
+        return facts
 
-    def _claimed(self, job: Job, tick: datetime, run_id: str | None) -> dict[str, Any]:
+    def _ours(self, job: Job, tick: datetime, run_id: str) -> dict[str, Any]:
         return {
             "job": job.name,
             "scheduled_at": tick.isoformat(),
             "run_id": run_id,
             "key": self._agenda.key(job.lock_name(tick)),
+            "owner": self._agenda.owner,
             "host": self._agenda.host.host,
             "pid": self._agenda.host.pid,
         }
@@ -134,7 +142,7 @@ class Act:
 
     def _mark(self) -> None:
         until = self._agenda.decided_until(self._facts.now)
-        left = [due.until for due in self._due if due.until is not None]
+        left = [due.until for due in self._due if due.until is not None] + self._unseen
         if len(self._wanted) > self._room:  # the answer may be better, but comes too late for this
             left += [fate.scheduled_at - _TINY for fate in self._wanted]
         seen = self._facts.now.isoformat()
@@ -144,6 +152,11 @@ class Act:
     def cut(self) -> bool:
         """Whether there was no room for all, or no time: then some are still undecided."""
         return bool(self._left)
+
+    @property
+    def unseen(self) -> bool:
+        """Whether there are jobs that this pass has not come to."""
+        return bool(self._unseen)
 
     @property
     def decided(self) -> bool:
@@ -161,6 +174,11 @@ class Act:
         self._agenda.settle(decided, self._facts)
 
 
+def _json(rows: list[dict[str, Any]]) -> str:
+    # Not escaped: a database in SQL_ASCII takes any bytes, but no escaped characters.
+    return json.dumps(rows, ensure_ascii=False)
+
+
 def move_rows(moves: Sequence[Move]) -> str:
     """Spell moves for `MOVE`."""
     rows = [
@@ -176,7 +194,7 @@ def move_rows(moves: Sequence[Move]) -> str:
         }
         for move in moves
     ]
-    return json.dumps(rows)
+    return _json(rows)
 
 
 def prune_rows(jobs: Sequence[Job]) -> str:

@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from advlock._cron import _life, _schema
 from advlock._cron._life import Begun, Outcome
-from advlock._cron._shell import GONE, LAST_WORDS, LOOK_EVERY, PATIENCE, AnyRun, Shell, log
+from advlock._cron._shell import (
+    GONE,
+    LAST_WORDS,
+    LOOK_EVERY,
+    PATIENCE,
+    PRESENCE,
+    AnyRun,
+    Shell,
+    log,
+)
 from advlock._cron._tell import refused
 from advlock._plan import Expired, Refused, SessionLost
-from advlock.errors import DatabaseUnavailable
+from advlock.errors import DatabaseUnavailable, LockTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +78,12 @@ class AsyncRun(AnyRun):
             if isinstance(grip, str):
                 await self.engine.report(partial(self._busy, grip))
                 return
-            begun, why = await grip.ask(_life.begin(self.claim, self.engine.line, grip.token))
+            if earlier := self.engine.earlier(self.claim):
+                await self.engine.report(partial(self._busy, earlier))
+                return
+            engine = self.engine
+            begin = _life.begin(self.claim, engine.line, grip.token, engine.owner)
+            begun, why = await grip.ask(begin)
             if begun is Begun.DOUBT:
                 await self.engine.report(partial(self._busy, why))
             elif begun is Begun.YES:
@@ -175,6 +190,7 @@ class AsyncEngine(Shell[AsyncRun]):
         try:
             if not self._joined:
                 await self._join()
+            await self._show_presence()
             await self._flush()
             result = await self._ask(self._agenda.turn(self._left()))
         except (*GONE, Refused) as error:
@@ -193,13 +209,21 @@ class AsyncEngine(Shell[AsyncRun]):
     async def _live(self, run: AsyncRun) -> None:
         try:
             await run.live()
-        except GONE as error:
+        except (*GONE, Refused) as error:
             run._tell_gone(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the scheduler goes on
             run._tell_bug(error)
         finally:
             self._ended(run)
             self.bell.set()
+
+    async def _show_presence(self) -> None:
+        """Hold a lock for as long as we live: nobody is to call lost what we are yet to report."""
+        if self._presence is None or self._presence.lost:
+            name = f"cron-host:{self._agenda.host.id}"
+            self._presence = None
+            with contextlib.suppress(LockTimeout):  # a session of ours that the server still has
+                self._presence = await self.client._hold(name, wait=PRESENCE, owned=False)
 
     async def _flush(self) -> None:
         while self._unreported:
@@ -240,9 +264,10 @@ class AsyncEngine(Shell[AsyncRun]):
 
         A second call of `stop` ends the waiting.
         """
+        self._room = 0
         until = time.monotonic() + patience
         while self._running and time.monotonic() < until and not self._hurried:
-            await wait_for(self.bell, until - time.monotonic())
+            await wait_for(self.bell, min(await self.once(), until - time.monotonic()))
         stopped, patience = self._stop_all()
         until = time.monotonic() + patience
         while self._running and time.monotonic() < until:
@@ -257,6 +282,7 @@ class AsyncEngine(Shell[AsyncRun]):
             try:
                 await self._flush()
                 await self._ask(self._agenda.leave())
+                await self.client._let_go_all([self._presence] if self._presence else [])
             except (*GONE, Refused) as error:
                 if not self._unreported:
                     return

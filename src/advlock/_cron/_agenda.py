@@ -7,6 +7,8 @@ work: what is decided stands in the database, and the primary key there has the 
 from __future__ import annotations
 
 import json
+import random
+from bisect import bisect
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -14,10 +16,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from advlock._cron import _decide, _sql
 from advlock._cron._act import Act
 from advlock._cron._facts import Facts, read_facts
-from advlock._plan import Script, Step
+from advlock._plan import Refused, Script, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from advlock._cron._facts import Claim
     from advlock._cron._job import Job, JobSet
@@ -28,8 +30,11 @@ if TYPE_CHECKING:
 _MOST_CLAIMS: Final = 200
 _LONGEST_SLEEP: Final = 1.0  # seconds; so soon a trigger or a request to stop is seen
 _BEAT_EVERY: Final = timedelta(seconds=5)
+# So many ticks are decided at a time: after a long outage of many jobs a pass must end, too.
+_MOST_TICKS: Final = 5000
 _DEPLOY: Final = timedelta(minutes=1)  # in which hosts may have different versions of a job
 _TINY: Final = timedelta(microseconds=1)
+NO_SUCH_CHARACTER: Final = ("22P05", "22021")  # as in a database that is not in UTF-8
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
 
@@ -99,6 +104,8 @@ class Agenda:
         broken_at: When our sessions ended last; None if they never did.
 
         broken: Whether they did since the last look.
+
+        running: The claims of what runs here.
     """
 
     jobs: JobSet
@@ -106,6 +113,7 @@ class Agenda:
     key: Callable[[str], int]
     broken_at: datetime | None = None
     broken: bool = False
+    running: Collection[str] = ()
     _hash: str = ""
     _versions: dict[str, Mapping[str, tuple[str, str, bool]]] = field(default_factory=dict)
     _seen: dict[str, datetime] = field(default_factory=dict)
@@ -119,7 +127,13 @@ class Agenda:
         definitions = self.jobs.definitions()
         self._versions[self._hash] = _schedules(json.loads(definitions))
         own, host = _sql.JOIN
-        yield Script((Step(own, (self._hash, definitions)), Step(host, self.here())))
+        try:
+            yield Script((Step(own, (self._hash, definitions)), Step(host, self.here())))
+        except Refused as refusal:
+            if refusal.sqlstate not in NO_SUCH_CHARACTER:
+                raise
+            plain = definitions.encode("ascii", "replace").decode()
+            yield Script((Step(own, (self._hash, plain)), Step(host, self.here())))
 
     def here(self) -> tuple[str, ...]:
         """Say who we are, as the second statement of `JOIN` wants to have it."""
@@ -170,7 +184,7 @@ class Agenda:
             act.read((yield Script(tuple(act.steps))))
         act.settle()
         held_up = _decide.held_up(self.jobs.jobs, facts)
-        more = act.cut and room > _MOST_CLAIMS
+        more = act.unseen or (act.cut and room > _MOST_CLAIMS)
         sleep = 0.0 if more else self._sleep(facts.now)
         return Pass(facts, act.claims, sleep, held_up, act.replaces, act.decided)
 
@@ -178,22 +192,53 @@ class Agenda:
         """When sessions were last known to have ended all at once."""
         return max(facts.server_since, self.broken_at or facts.server_since)
 
-    def due(self, facts: Facts) -> Iterator[Due]:
-        """Find the ticks that nobody has decided, as far as we know, by job."""
-        for job in self.jobs.jobs.values():
-            if self._next.get(job.name, facts.now) > facts.now:
-                continue
+    @property
+    def owner(self) -> int:
+        """The key of the lock that we hold while we live."""
+        return self.key(f"cron-host:{self.host.id}")
+
+    def us(self, facts: Facts) -> _decide.Us:
+        """Say what we know of ourselves, and of other people's jobs."""
+        known: set[str] = set()
+        if any(row.job not in self.jobs.jobs for row in facts.active):
+            for hash_, version in facts.sets.items():
+                if facts.now - (version.decided_until or version.created_at) < _decide.FORGOTTEN:
+                    known.update(self._versions.get(hash_, ()))
+        return _decide.Us(self.owner, self.running, known)
+
+    def due(self, facts: Facts) -> tuple[list[Due], list[datetime]]:
+        """Find the ticks that nobody has decided, as far as we know, by job.
+
+        After a long outage not all at once: of the jobs that are left for the next pass it tells
+        until when each is decided. Those that were decided before come first, and the others in
+        another order on each host, so that hosts that share the work do not do the same.
+        """
+        ripe = [job for job in self.jobs.jobs.values() if self._is_ripe(job, facts.now)]
+        random.shuffle(ripe)
+        ripe.sort(key=lambda job: job.name not in self._seen)
+        found: list[Due] = []
+        left: list[datetime] = []
+        count = 0
+        for job in ripe:
             after = self._decided_until(job, facts)
-            ticks = job.schedule.newest(after, facts.now, max(job.keep, job.max_missed + 1))
-            waiting = [tick for tick in ticks if job.due(tick) > facts.now]
-            # Not when the next one's jitter is over: from the tick on, the mark has to wait for it.
-            following = job.schedule.after(facts.now) or _NEVER
-            yield Due(
-                job,
-                [tick for tick in ticks if tick not in waiting],
-                waiting[0] - _TINY if waiting else None,
-                min([following, *map(job.due, waiting)]),
-            )
+            if count > _MOST_TICKS:
+                left.append(after)
+                continue
+            found.append(self._due(job, after, facts.now))
+            count += len(found[-1].ripe)
+        return found, left
+
+    def _is_ripe(self, job: Job, now: datetime) -> bool:
+        return self._next.get(job.name, now) <= now
+
+    def _due(self, job: Job, after: datetime, now: datetime) -> Due:
+        ticks = job.schedule.newest(after, now, max(job.keep, job.max_missed + 1))
+        split = bisect(ticks, now, key=job.due) if job.jitter else len(ticks)
+        ripe, waiting = ticks[:split], ticks[split:]
+        # Not when the next one's jitter is over: from the tick on, the mark has to wait for it.
+        following = job.schedule.after(now) or _NEVER
+        until = waiting[0] - _TINY if waiting else None
+        return Due(job, ripe, until, min([following, *map(job.due, waiting)]))
 
     def settle(self, due: Sequence[Due], facts: Facts) -> None:
         """Note that these were decided, up to what still waits for its time."""

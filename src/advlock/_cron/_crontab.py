@@ -1,7 +1,8 @@
 """Jobs from a crontab, as far as cron's own programs agree on what one says. Pure.
 
 A crontab has no names for its jobs, and everything here has: locks, history, the hash behind H.
-A comment gives one (`# name: nightly`, or what Ansible writes), otherwise the command does.
+A comment gives one (`# name: nightly`, or what Ansible writes), otherwise the program does, and a
+hash of the command if it has arguments.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from advlock._cron._zone import zone_of
 from advlock.errors import ConfigError
 
 _FIELDS: Final = 5
-_LONGEST: Final = 40  # of a name made from a command; then its hash
+_LONGEST: Final = 40  # of a name made from a command
 _HASH: Final = 6
 _NAMED: Final = re.compile(r"#\s*(name|ansible)\s*:(.*)", re.IGNORECASE)
 _VARIABLE: Final = re.compile(r"""(["']?)([A-Za-z_][A-Za-z0-9_]*)\1\s*=\s*(.*)""", re.DOTALL)
 _QUOTED: Final = re.compile(r"""(["'])(.*)\1""", re.DOTALL)
 _ASSIGNMENT: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*=.*", re.DOTALL)
+_PATH: Final = re.compile(r"[A-Za-z0-9._/+~-]+")
+_FILE: Final = re.compile(r"[A-Za-z0-9._/+~][A-Za-z0-9._/+~-]*")
+_INTERPRETER: Final = re.compile(r"(?:ba|da|z|k)?sh|(?:python|perl|ruby|node|php)[0-9.]*")
 _FIELD: Final = re.compile(
     r"[\d*][\d*,/-]*|(?:SUN|MON|TUE|WED|THU|FRI|SAT)(?:[-,#].*)?|\?|H(?:[/(].*)?",
     re.ASCII | re.IGNORECASE,
@@ -107,6 +111,10 @@ class _Crontab:
             zone_of(value)
             self._zone = value
         else:
+            if name == "HOME" and value and not value.startswith("/"):
+                raise ConfigError(
+                    f"HOME is {shown(value)}; write an absolute path such as /srv/app"
+                )
             self._env[name] = value
 
     def _job(self, line: str, named: str | None) -> None:
@@ -184,15 +192,22 @@ def _name(named: str | None, command: str) -> str:
             )
         check_name(name)
         return name
-    # Assignments and what follows a = are left out: a name is public, and there stand passwords.
+    # Nothing else of the command: a name is public, and passwords stand among arguments.
     words = command.split()
     while len(words) > 1 and _ASSIGNMENT.fullmatch(words[0]):
         words.pop(0)
-    parts = (_valid(word.partition("=")[0].rstrip("/").rpartition("/")[2]) for word in words)
-    name = "-".join(filter(None, parts)) or "job"
-    if len(name) <= _LONGEST:
-        return name
-    return f"{name[: _LONGEST - _HASH - 1].strip('-')}-{_digest(command)}"
+    program = _base(words[0])
+    if len(words) > 1 and _INTERPRETER.fullmatch(program) and _FILE.fullmatch(words[1]):
+        program = f"{program}-{_base(words[1])}"
+    if _FILE.fullmatch(command) and len(program) <= _LONGEST:
+        return program
+    return f"{program[: _LONGEST - _HASH - 1].strip('-')}-{_digest(command)}"
+
+
+def _base(word: str) -> str:
+    """The last part of the first path in a word; quotes and whatever follows are left out."""
+    found = _PATH.search(word)
+    return _valid(found[0].rstrip("/").rpartition("/")[2] if found else "") or "job"
 
 
 def _valid(text: str) -> str:

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from advlock._duration import brief
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from advlock._cron._facts import Active, Facts, Pause
@@ -69,7 +69,7 @@ def fates(
     if pause is not None:
         yield from (Fate(job.name, tick, "skipped_paused", str(pause)) for tick in ticks)
     elif job.missed == "all":
-        yield from _run_all(job, ticks)
+        yield from _run_all(job, ticks, waiting)
     elif job.overlap == "queue" and waiting:
         yield from (_behind(fate, waiting) for fate in _run_newest(job, ticks, now))
     else:
@@ -85,11 +85,12 @@ def _behind(fate: Fate, waiting: int) -> Fate:
     return replace(fate, state="queued", reason=f"behind {waiting} that waited already")
 
 
-def _run_all(job: Job, ticks: Sequence[datetime]) -> Iterator[Fate]:
+def _run_all(job: Job, ticks: Sequence[datetime], waiting: int) -> Iterator[Fate]:
     split = max(0, len(ticks) - job.max_missed)
     why = f"more than {job.max_missed} ticks were missed at a time (max_missed)"
     yield from (Fate(job.name, tick, "skipped_missed", why) for tick in ticks[:split])
-    at_once = len(ticks) == 1 or job.overlap == "allow"
+    overtakes = job.overlap == "queue" and waiting
+    at_once = job.overlap == "allow" or (len(ticks) == 1 and not overtakes)
     state = "claimed" if at_once else "queued"
     why_late = None if at_once else "late, together with others; they run one after the other"
     yield from (Fate(job.name, tick, state, why_late) for tick in ticks[split:])
@@ -113,19 +114,40 @@ def _run_newest(job: Job, ticks: Sequence[datetime], now: datetime) -> Iterator[
         yield Fate(job.name, newest, "skipped_missed", why)
 
 
-def moves(jobs: Mapping[str, Job], facts: Facts, line: datetime) -> Iterator[Move]:
+class Us(NamedTuple):
+    """What we know of ourselves.
+
+    Attributes:
+        owner: The key of the lock that we hold while we live.
+
+        running: What we run: its claims.
+
+        known: The jobs that anybody has had within a day.
+    """
+
+    owner: int | None = None
+    running: Collection[str] = ()
+    known: Collection[str] = ()
+
+
+def moves(
+    jobs: Mapping[str, Job], facts: Facts, line: datetime, us: Us | None = None
+) -> Iterator[Move]:
     """Decide what becomes of ticks that are not over and make no progress.
 
     Args:
         jobs: Ours. Others decide theirs, as long as there are any.
         facts: What was seen.
         line: When the server's sessions were last known to end all at once.
+        us: What we know of ourselves.
     """
+    us = us or Us()
     for row in facts.active:
         job = jobs.get(row.job)
         if job is None:
-            yield from _of_nobody(row, facts.now)
-        elif row.state == "running" and not row.locked and not in_doubt(row, job, facts.now, line):
+            if row.job not in us.known:
+                yield from _of_nobody(row, facts.now)
+        elif row.state == "running" and _is_lost(row, job, facts.now, line, us):
             again = job.on_crash == "rerun" and row.losses < RERUNS
             yield Move(row, "queued" if again else "lost", FOUND_FREE, losses=1)
         elif row.state == "claimed" and _stale(row, facts.now):
@@ -135,6 +157,14 @@ def moves(jobs: Mapping[str, Job], facts: Facts, line: datetime) -> Iterator[Mov
             yield Move(row, "skipped_missed", f"{NOT_STARTED}, nor anybody else in time")
         elif row.state == "queued" and not (job.enabled or row.by_hand):
             yield Move(row, "skipped_missed", "the job was disabled while it waited")
+
+
+def _is_lost(row: Active, job: Job, now: datetime, line: datetime, us: Us) -> bool:
+    if row.locked:
+        return False
+    if row.owner is not None and row.owner == us.owner:
+        return row.run_id not in us.running  # what we run, we report ourselves
+    return not row.owned and not in_doubt(row, job, now, line)
 
 
 def _of_nobody(row: Active, now: datetime) -> Iterator[Move]:

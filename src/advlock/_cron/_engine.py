@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -11,10 +12,19 @@ from typing import TYPE_CHECKING, Any
 from advlock._cron import _life, _schema
 from advlock._cron._bell import Bell
 from advlock._cron._life import Begun, Outcome
-from advlock._cron._shell import GONE, LAST_WORDS, LOOK_EVERY, PATIENCE, AnyRun, Shell, log
+from advlock._cron._shell import (
+    GONE,
+    LAST_WORDS,
+    LOOK_EVERY,
+    PATIENCE,
+    PRESENCE,
+    AnyRun,
+    Shell,
+    log,
+)
 from advlock._cron._tell import refused
 from advlock._plan import Expired, Refused, SessionLost
-from advlock.errors import DatabaseUnavailable
+from advlock.errors import DatabaseUnavailable, LockTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +80,11 @@ class Run(AnyRun):
             if isinstance(grip, str):
                 self.engine.report(partial(self._busy, grip))
                 return
-            begun, why = grip.ask(_life.begin(self.claim, self.engine.line, grip.token))
+            if earlier := self.engine.earlier(self.claim):
+                self.engine.report(partial(self._busy, earlier))
+                return
+            engine = self.engine
+            begun, why = grip.ask(_life.begin(self.claim, engine.line, grip.token, engine.owner))
             if begun is Begun.DOUBT:
                 self.engine.report(partial(self._busy, why))
             elif begun is Begun.YES:
@@ -156,10 +170,11 @@ class Engine(Shell[Run]):
         """
         while not self._stopping:
             sleep = self.once()
-            if self._last is None:
-                raise DatabaseUnavailable("the database went away; try again")
-            if not self._running and not self._last.decided:
-                return
+            if not self._running:
+                if self._last is None:
+                    raise DatabaseUnavailable("the database went away; try again")
+                if not self._last.decided:
+                    return
             self.bell.wait(sleep if self._running else 0.0)
 
     def stop(self) -> None:
@@ -193,6 +208,7 @@ class Engine(Shell[Run]):
         try:
             if not self._joined:
                 self._join()
+            self._show_presence()
             self._flush()
             result = self._ask(self._agenda.turn(self._left()))
         except (*GONE, Refused) as error:
@@ -214,13 +230,21 @@ class Engine(Shell[Run]):
     def _live(self, run: Run) -> None:
         try:
             run.live()
-        except GONE as error:
+        except (*GONE, Refused) as error:
             run._tell_gone(error)
         except Exception as error:  # noqa: BLE001 - whatever it is, the scheduler goes on
             run._tell_bug(error)
         finally:
             self._ended(run)
             self.bell.ring()
+
+    def _show_presence(self) -> None:
+        """Hold a lock for as long as we live: nobody is to call lost what we are yet to report."""
+        if self._presence is None or self._presence.lost:
+            name = f"cron-host:{self._agenda.host.id}"
+            self._presence = None
+            with contextlib.suppress(LockTimeout):  # a session of ours that the server still has
+                self._presence = self.client._hold(name, wait=PRESENCE, owned=False)
 
     def _flush(self) -> None:
         while self._unreported:
@@ -259,9 +283,10 @@ class Engine(Shell[Run]):
 
         A second call of `stop` ends the waiting.
         """
+        self._room = 0
         until = time.monotonic() + patience
         while self._running and time.monotonic() < until and not self._hurried:
-            self.bell.wait(until - time.monotonic())
+            self.bell.wait(min(self.once(), until - time.monotonic()))
         stopped, patience = self._stop_all()
         until = time.monotonic() + patience
         while self._running and time.monotonic() < until:
@@ -276,6 +301,7 @@ class Engine(Shell[Run]):
             try:
                 self._flush()
                 self._ask(self._agenda.leave())
+                self.client._let_go_all([self._presence] if self._presence else [])
             except (*GONE, Refused) as error:
                 if not self._unreported:
                     return

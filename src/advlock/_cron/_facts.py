@@ -45,6 +45,10 @@ class Active:
         by_hand: Whether somebody triggered it.
 
         locked: Whether anybody holds the lock of its last claim.
+
+        owner: The key of the lock that the scheduler of that claim holds while it lives.
+
+        owned: Whether it lives.
     """
 
     job: str
@@ -60,6 +64,8 @@ class Active:
     stop: str | None = None
     by_hand: bool = False
     locked: bool = False
+    owner: int | None = None
+    owned: bool = False
 
 
 class Pause(NamedTuple):

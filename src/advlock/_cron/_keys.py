@@ -79,6 +79,14 @@ def read_text(value: object, example: str) -> str:
     return without_nul(value)
 
 
+def read_directory(value: object) -> str:
+    """Return an absolute path: a relative one would depend on where the scheduler was started."""
+    path = read_text(value, "/srv/app")
+    if not path.startswith("/"):
+        _refuse(f"is {shown(path)}", "write an absolute path such as /srv/app")
+    return path
+
+
 def without_nul(text: str) -> str:
     """Refuse the byte that neither a program's arguments nor PostgreSQL can hold."""
     if "\0" in text:
@@ -213,7 +221,7 @@ READERS: Final[dict[str, Callable[[object], Any]]] = {
     "max_age": duration('write keep = 1 to keep the least, or a duration such as "30d"'),
     "output": read_size,
     "env": read_env,
-    "cwd": lambda value: read_text(value, "/srv/app"),
+    "cwd": read_directory,
     "description": lambda value: without_nul(value) if value == "" else read_text(value, "…"),
 }
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from advlock._cron import _decide, _sql
 from advlock._cron._act import move_rows, prune_rows
+from advlock._cron._agenda import NO_SUCH_CHARACTER
 from advlock._cron._decide import Move
 from advlock._cron._facts import Active
 from advlock._plan import Refused, Script, Step
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from advlock._cron._facts import Claim
     from advlock._plan import SessionPlan
 
-_NO_SUCH_CHARACTER: Final = ("22P05", "22021")  # as in a database that is not in UTF-8
 _LONGEST_WAIT: Final = 300.0  # seconds between two attempts
 
 
@@ -57,7 +57,7 @@ class Begun(enum.Enum):
 
 
 def begin(
-    claim: Claim, line: datetime | None, token: int | None
+    claim: Claim, line: datetime | None, token: int | None, owner: int | None = None
 ) -> SessionPlan[tuple[Begun, str | None]]:
     """Begin a run, on the session that holds its lock; say what is in the way.
 
@@ -65,6 +65,7 @@ def begin(
         claim: What is to begin.
         line: When our own sessions ended last.
         token: The fencing token of the lock.
+        owner: The key of the lock that we hold while we live.
     """
     job = claim.job
     arguments = (
@@ -76,6 +77,7 @@ def begin(
         reruns(claim),
         str(job.overlap != "allow").lower(),
         None if token is None else str(token),
+        None if owner is None else str(owner),
     )
     answer = yield Script((Step(_sql.START, arguments),))
     told = json.loads(answer[0][0][0] or "{}")
@@ -83,7 +85,7 @@ def begin(
         return Begun.YES, None
     if told["doubt"] is not None:
         tick = _decide.utc(datetime.fromisoformat(told["doubt"]))
-        why = f"the run of {tick} may still be going: the server was restarted under it"
+        why = f"the run of {tick} has lost its lock, and may still be going"
         return Begun.DOUBT, why
     return Begun.GONE, None
 
@@ -144,7 +146,7 @@ def finish(claim: Claim, outcome: Outcome) -> SessionPlan[None]:
     try:
         yield Script((Step(_sql.FINISH, arguments), prune))
     except Refused as refusal:
-        if refusal.sqlstate not in _NO_SUCH_CHARACTER:
+        if refusal.sqlstate not in NO_SUCH_CHARACTER:
             raise
         plain = (one and one.encode("ascii", "backslashreplace").decode() for one in arguments)
         yield Script((Step(_sql.FINISH, tuple(plain)), prune))
@@ -157,7 +159,7 @@ def reruns(claim: Claim) -> str:
 
 def pause_before(claim: Claim, attempt: int) -> float:
     """How long to wait before attempt number `attempt`, in seconds."""
-    return min(_LONGEST_WAIT, claim.job.retry_wait * 2.0 ** (attempt - 2))
+    return min(_LONGEST_WAIT, claim.job.retry_wait * 2.0 ** min(attempt - 2, 30))
 
 
 def described(claim: Claim) -> dict[str, Any]:

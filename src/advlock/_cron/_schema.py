@@ -6,6 +6,7 @@ that may be repeated. Whoever finds the current version there asks two short que
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Final
 
 from advlock import _sql as sql_of_locks
@@ -53,7 +54,7 @@ def version() -> SessionPlan[int]:
 def _not_allowed(refusal: Refused, role: str) -> ConfigError:
     return ConfigError(
         f"the tables of advlock are not there for the role {role}: {refusal.message}. Have "
-        f"somebody who may create them do so: advlock init --sql --role {role} | psql",
+        f"somebody who may create them do so: advlock init --sql --role {shlex.quote(role)} | psql",
         sqlstate=refusal.sqlstate,
     )
 
@@ -74,8 +75,9 @@ def text(role: str | None = None) -> str:
     fence = [sql for sql in sql_of_locks.MAKE_FENCE if not sql.startswith("SELECT")]
     lines += [f"{statement};" for statement in fence[1:]]
     if role is not None:
-        lines.append(f"\n-- for the role {role}")
-        lines.append(f"GRANT USAGE ON SCHEMA advlock TO {role};")
+        quoted = '"' + role.replace('"', '""') + '"'
+        lines.append("\n-- for the role of the schedulers")
+        lines.append(f"GRANT USAGE ON SCHEMA advlock TO {quoted};")
         tables = ", ".join(f"advlock.{table}" for table in TABLES)
-        lines.append(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO {role};")
+        lines.append(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {tables} TO {quoted};")
     return "\n".join([*lines, "COMMIT;", ""])

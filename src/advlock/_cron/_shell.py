@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from advlock._backoff import Backoff
 from advlock._cron import _life
 from advlock._cron._agenda import Agenda
+from advlock._cron._decide import utc
 from advlock._cron._tell import Watch, here, refused
 from advlock._plan import PASSING, Expired, Refused, SessionLost
 from advlock.errors import LockError
@@ -35,6 +36,7 @@ STOPPED: Final = "stopped together with its scheduler"
 # What talking to the database may end in while it is away; then we come again.
 GONE: Final = (LockError, SessionLost, Expired)
 PATIENCE: Final = 10.0  # seconds for a connection
+PRESENCE: Final = 1.0  # seconds for the lock that says that we live
 LOOK_EVERY: Final = 1.0  # seconds between two looks at a lock while nothing runs under it
 LAST_WORDS: Final = 5.0  # seconds for what is still to be written down at the end
 _PASSING: Final = (*PASSING, "25")  # and a server that is read-only for a while
@@ -104,6 +106,7 @@ class Shell(Generic[R]):
         self._agenda = Agenda(jobs, here(), self._key)
         self._room = room
         self._running: dict[str, R] = {}
+        self._agenda.running = self._running
         self._session: object = None
         self._joined = False
         self._unreported: list[Report] = []
@@ -112,6 +115,7 @@ class Shell(Generic[R]):
         self._backoff = Backoff()
         self._stopping = False
         self._hurried = False
+        self._presence: Any = None  # the lock that says that we live
         self._haste = _HASTE
 
     def reload(self, jobs: JobSet, room: int) -> None:
@@ -133,6 +137,23 @@ class Shell(Generic[R]):
         """How many ticks of `job` wait, as far as we know."""
         rows = self._last.facts.active if self._last else ()
         return sum(row.job == job and row.state == "queued" for row in rows)
+
+    @property
+    def owner(self) -> int:
+        """The key of the lock that we hold while we live."""
+        return self._agenda.owner
+
+    def earlier(self, claim: Claim) -> str | None:
+        """Tell what is in the way of a claim here: an earlier run that has not ended yet.
+
+        It may have lost its lock, and its command takes its time to end.
+        """
+        if claim.job.overlap == "allow":
+            return None
+        for run in list(self._running.values()):
+            if run.claim.job.name == claim.job.name and run.claim.run_id != claim.run_id:
+                return f"the run of {utc(run.claim.scheduled_at)} has not ended yet here"
+        return None
 
     @property
     def line(self) -> datetime | None:
@@ -163,6 +184,9 @@ class Shell(Generic[R]):
             if row.stop and run is not None:
                 run.stop(row.stop)
         self._watch.clock(time.time(), result.facts.now, took)
+        version = result.facts.sets.get(self._agenda.hash)
+        if version is not None and version.decided_until is not None:
+            self._watch.mark(version.decided_until, result.facts.now)
         if result.replaces:
             self._haste = _FIRST_HASTE
         if self._haste < _HASTE and (result.held_up or self._replaceable()):
@@ -182,6 +206,7 @@ class Shell(Generic[R]):
         if isinstance(error, Refused):
             self._joined = False  # somebody may have dropped the tables
             error = refused(error)
+        self._last = None
         self._backoff.note(time.monotonic(), failed=True)
         self._watch.trouble(error)
         return self._backoff.pause(time.monotonic())

@@ -45,6 +45,7 @@ CREATE TABLE IF NOT EXISTS advlock.cron_run (
     attempt integer NOT NULL DEFAULT 1,
     losses integer NOT NULL DEFAULT 0,
     key bigint,
+    owner bigint,
     token bigint,
     host text,
     pid integer,
@@ -107,14 +108,16 @@ SELECT jsonb_build_object(
         SELECT jsonb_object_agg(hash, jsonb_build_array(created_at, decided_until))
         FROM advlock.cron_set),
     'pauses', (
-        SELECT jsonb_object_agg(job, jsonb_build_array(until, note, paused_by))
+        SELECT jsonb_object_agg(job, jsonb_build_array(
+            least(until, clock_timestamp() + interval '100 years'), note, paused_by))
         FROM advlock.cron_pause WHERE until > clock_timestamp()),
     'active', (
         SELECT jsonb_agg(jsonb_build_object(
             'job', job, 'scheduled_at', scheduled_at, 'state', state, 'run_id', run_id,
             'host', host, 'pid', pid, 'claimed_at', claimed_at, 'started_at', started_at,
             'expires_at', expires_at, 'losses', losses, 'stop', stop,
-            'by_hand', triggered_by IS NOT NULL,
+            'by_hand', triggered_by IS NOT NULL, 'owner', owner,
+            'owned', owner IS NOT NULL AND owner IN (SELECT key FROM held),
             'locked', key IS NOT NULL AND key IN (SELECT key FROM held))
             ORDER BY job, scheduled_at)
         FROM advlock.cron_run WHERE state IN ('claimed', 'queued', 'running')))
@@ -133,7 +136,7 @@ CLAIM: Final[LiteralString] = """
 WITH tick AS (
     SELECT * FROM jsonb_to_recordset($1::jsonb) AS tick(
         job text, scheduled_at timestamptz, state text, reason text, run_id uuid, key int8,
-        host text, pid int, expires_at timestamptz, place int)
+        owner int8, host text, pid int, expires_at timestamptz, place int)
     WHERE clock_timestamp() < $4::timestamptz + interval '10 seconds'
       AND scheduled_at > coalesce((SELECT decided_until FROM advlock.cron_set WHERE hash = $2),
                                   '-infinity')
@@ -145,10 +148,10 @@ WITH tick AS (
     (SELECT * FROM tick WHERE state <> 'claimed')
 ), claimed AS (
     INSERT INTO advlock.cron_run
-        (job, scheduled_at, state, reason, run_id, key, host, pid, claimed_at, expires_at,
+        (job, scheduled_at, state, reason, run_id, key, owner, host, pid, claimed_at, expires_at,
          finished_at)
-    SELECT job, scheduled_at, state, reason, run_id, key, host, pid, clock_timestamp(), expires_at,
-           CASE WHEN state NOT IN ('claimed', 'queued') THEN clock_timestamp() END
+    SELECT job, scheduled_at, state, reason, run_id, key, owner, host, pid, clock_timestamp(),
+           expires_at, CASE WHEN state NOT IN ('claimed', 'queued') THEN clock_timestamp() END
     FROM chosen ORDER BY job, scheduled_at
     ON CONFLICT DO NOTHING
     RETURNING job, scheduled_at, run_id, state
@@ -167,15 +170,16 @@ FROM claimed
 TAKE: Final[LiteralString] = """
 WITH tick AS (
     SELECT * FROM jsonb_to_recordset($1::jsonb) AS tick(
-        job text, scheduled_at timestamptz, run_id uuid, key int8, host text, pid int)
+        job text, scheduled_at timestamptz, run_id uuid, key int8, owner int8, host text, pid int)
 ), free AS (
     SELECT run.job, run.scheduled_at FROM advlock.cron_run AS run
     JOIN tick USING (job, scheduled_at)
     WHERE run.state = 'queued' ORDER BY run.job, run.scheduled_at FOR UPDATE OF run
 ), taken AS (
     UPDATE advlock.cron_run AS run
-    SET state = 'claimed', run_id = tick.run_id, key = tick.key, host = tick.host, pid = tick.pid,
-        claimed_at = clock_timestamp(), started_at = NULL, finished_at = NULL, stop = NULL
+    SET state = 'claimed', run_id = tick.run_id, key = tick.key, owner = tick.owner,
+        host = tick.host, pid = tick.pid, claimed_at = clock_timestamp(), started_at = NULL,
+        finished_at = NULL, stop = NULL
     FROM tick JOIN free USING (job, scheduled_at)
     WHERE run.job = tick.job AND run.scheduled_at = tick.scheduled_at
     RETURNING run.job, run.scheduled_at, run.run_id
@@ -219,14 +223,20 @@ WHERE hash = $1 AND clock_timestamp() < $3::timestamptz + interval '10 seconds'
 # The one moment at which a tick begins: only who claimed it last may, and only once. Asked while
 # the lock is held, so another run of the job that is still down as running has lost its own. But
 # if the server was restarted since ($4, or by its own word), that one may not know it yet, and its
-# command may go on: for $5 seconds nothing starts. $6: what becomes of a lost one.
+# command may go on: for $5 seconds nothing starts. Nor as long as its scheduler lives, which will
+# say itself how it ended ($9: who we are). $6: what becomes of a lost one.
 START: Final[LiteralString] = """
 WITH line AS (
     SELECT greatest(pg_postmaster_start_time(), $4::timestamptz) AS since
 ), other AS (
     SELECT run.job, run.scheduled_at, run.run_id, run.losses,
-           run.started_at < line.since
-               AND clock_timestamp() < line.since + $5::float8 * interval '1 second' AS doubtful
+           (run.started_at < line.since
+               AND clock_timestamp() < line.since + $5::float8 * interval '1 second')
+           OR (run.owner <> $9::int8 AND run.owner IN (
+                SELECT (classid::int8 << 32) | objid::int8 FROM pg_locks
+                WHERE locktype = 'advisory' AND granted AND objsubid = 1
+                  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+           )) IS TRUE AS doubtful
     FROM advlock.cron_run AS run, line
     WHERE run.job = $1 AND run.state = 'running' AND run.scheduled_at <> $2::timestamptz
       AND $7::bool
@@ -285,7 +295,8 @@ WHERE job = $1 AND state = 'queued' AND scheduled_at < $2::timestamptz AND trigg
 )
 
 # History is bounded, and what is not over is no history. Nor is what no mark covers yet: without
-# its row, whoever comes next would decide that tick again.
+# its row, whoever comes next would decide that tick again. The mark of one version of the jobs says
+# nothing to another one, so while there are several, their ticks stay for a while.
 PRUNE: Final[LiteralString] = """
 DELETE FROM advlock.cron_run AS run
 USING jsonb_to_recordset($1::jsonb) AS of(job text, keep int, max_age float8),
@@ -295,7 +306,12 @@ USING jsonb_to_recordset($1::jsonb) AS of(job text, keep int, max_age float8),
               (SELECT old.scheduled_at FROM advlock.cron_run AS old WHERE old.job = of.job
                ORDER BY old.scheduled_at DESC OFFSET of.keep - 1 LIMIT 1)),
           coalesce((SELECT max(decided_until) FROM advlock.cron_set WHERE jobs ? of.job),
-                   '-infinity')) AS since) AS horizon
+                   '-infinity'),
+          CASE WHEN (SELECT count(*) FROM advlock.cron_set WHERE jobs ? of.job
+                     AND coalesce(decided_until, created_at)
+                         > clock_timestamp() - interval '10 minutes') > 1
+               THEN clock_timestamp() - interval '75 seconds' ELSE 'infinity' END) AS since
+      ) AS horizon
 WHERE run.job = of.job AND run.scheduled_at < horizon.since
   AND run.state NOT IN ('claimed', 'queued', 'running')
 """

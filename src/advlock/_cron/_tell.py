@@ -8,6 +8,7 @@ import uuid
 from typing import TYPE_CHECKING, Final
 
 from advlock._cron._agenda import Host
+from advlock._cron._decide import utc
 from advlock.errors import ConfigError, DatabaseUnavailable, LockError
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("advlock.cron")
 
 _SKEW: Final = 1.0  # seconds; by so much a host's clock may differ without a word
+_SET_BACK: Final = 5.0
 _SLOW: Final = 0.5  # a pass that took so long says nothing about clocks
 
 
@@ -56,7 +58,7 @@ class Watch:
     """Warns of clocks, of other versions of the jobs, and of a database that is away."""
 
     def __init__(self) -> None:
-        self._skewed = False
+        self._skewed = self._ahead = False
         self._trouble: str | None = None
         self._others: set[str] = set()
 
@@ -75,6 +77,18 @@ class Watch:
             )
         self._skewed = skewed
 
+    def mark(self, until: datetime, now: datetime) -> None:
+        """Warn if ticks were decided that are yet to come: somebody has set the clock back."""
+        ahead = (until - now).total_seconds()
+        if ahead > _SET_BACK and not self._ahead:
+            log.warning(
+                "all ticks until %s were decided already, so nothing runs until then: the "
+                "database's clock was ahead, or was set back",
+                utc(until),
+                extra={"event": "cron.mark", "ahead": ahead},
+            )
+        self._ahead = ahead > _SET_BACK
+
     def other(self, message: str) -> None:
         """Warn of another scheduler's version of the jobs."""
         if message not in self._others:
@@ -84,7 +98,8 @@ class Watch:
     def trouble(self, error: Exception) -> None:
         """Warn that a pass failed, once for a row of them."""
         if self._trouble is None:
-            log.warning("%s; trying again", error, extra={"event": "cron.trouble"})
+            words = str(error) or "the database did not answer in time"
+            log.warning("no pass: %s", words, extra={"event": "cron.trouble"})
         self._trouble = str(error)
 
     def well(self) -> None:

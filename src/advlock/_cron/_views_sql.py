@@ -1,6 +1,7 @@
 """Every SQL text by which people look at the cron and control it, each with its reason. Pure.
 
 As in `_sql`: answers are one JSON value, whose times are ISO 8601; our search_path is pg_catalog.
+A pause may have been written by hand, until 'infinity', which is no time in ISO 8601.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ SELECT jsonb_build_object(
             ORDER BY host, pid)
         FROM here),
     'pauses', (
-        SELECT jsonb_object_agg(job, jsonb_build_array(until, note, paused_by))
+        SELECT jsonb_object_agg(job, jsonb_build_array(
+            least(until, clock_timestamp() + interval '100 years'), note, paused_by))
         FROM advlock.cron_pause WHERE until > clock_timestamp()),
     'jobs', (
         SELECT jsonb_agg(jsonb_build_object(
@@ -87,7 +89,8 @@ SELECT jsonb_build_object(
             ORDER BY host, pid)
         FROM here JOIN version USING (hash)),
     'pause', (
-        SELECT jsonb_build_array(until, note, paused_by)
+        SELECT jsonb_build_array(
+            least(until, clock_timestamp() + interval '100 years'), note, paused_by)
         FROM advlock.cron_pause WHERE job = $1::text AND until > clock_timestamp()))
 """
 

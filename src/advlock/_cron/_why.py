@@ -31,6 +31,7 @@ _SOON: Final = timedelta(seconds=5)
 _TINY: Final = timedelta(microseconds=1)
 _SECOND: Final = timedelta(seconds=1)
 _CLOCK: Final = re.compile(r"\d\d?:\d\d")
+_YEARS: Final = range(1970, 3000)
 _SPELLINGS: Final = "03:00, 03:00:30, 2026-11-26T03:00 or 2026-11-26T03:00:00+01:00"
 
 
@@ -94,6 +95,8 @@ def read_moment(text: str) -> Moment:
         full = datetime.fromisoformat(stripped)
     except ValueError:
         raise ConfigError(f"{text!r} is no time; write {_SPELLINGS}") from None
+    if full.year not in _YEARS:
+        raise ConfigError(f"{text!r} is out of range; write a year from 1970 to 2999")
     return Moment(full.date(), full.timetz())
 
 

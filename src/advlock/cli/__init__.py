@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -106,6 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: the command's own, or one of `advlock.cli.exits.Exit`.
     """
     open_standard_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # what a job wrote may be any text
     try:
         code = app.main(argv, prog_name="advlock", standalone_mode=False)
     except click.UsageError as error:

@@ -108,12 +108,11 @@ def spawn(
     """Execute the command directly, without a shell; stdin, stdout and stderr are inherited.
 
     Not from two threads at a time: for a moment `inherit` is open to every new process.
-
     It starts with no signal blocked and with default actions, but for those signals that were
     ignored when we were started.
 
     Args:
-        command: The program, looked up on PATH, and its arguments.
+        command: The program, looked up on the PATH of `env`, and its arguments.
         env: Its environment.
         inherit: File descriptors that it is to have besides those which we inherited ourselves.
         own_session: Give it a session, and so a process group, of its own.
@@ -125,7 +124,8 @@ def spawn(
     with _inheritable(inherit):
         try:
             pid = os.posix_spawnp(
-                command[0],
+                # By itself it would look on our own PATH.
+                shutil.which(command[0], path=env.get("PATH")) or command[0],
                 list(command),
                 dict(env),
                 setsid=own_session,
@@ -135,7 +135,7 @@ def spawn(
                 file_actions=_streams(streams),
             )
         except OSError as error:
-            raise _not_started(command[0], error) from None
+            raise _not_started(command[0], error, env.get("PATH")) from None
     return Child(pid, own_session=own_session)
 
 
@@ -158,13 +158,13 @@ def _inheritable(fds: Iterable[int]) -> Iterator[None]:
             os.set_inheritable(fd, False)  # noqa: FBT003
 
 
-def _not_started(program: str, error: OSError) -> NotStarted:
+def _not_started(program: str, error: OSError, path: str | None) -> NotStarted:
     if error.errno != errno.ENOENT:
         reason = (error.strerror or str(error)).lower()
         if error.errno == errno.ENOEXEC:
             reason += "; a script needs a first line such as #!/bin/sh"
         return NotStarted(Exit.CANNOT_EXECUTE, f"cannot execute {program!r}: {reason}")
-    if shutil.which(program):
+    if shutil.which(program, path=path):
         message = f"cannot execute {program!r}: the interpreter in its first line does not exist"
     elif any(char in program for char in " |;&<>"):
         message = f"command not found: {program!r}; for a shell's line write: -- sh -c {program!r}"

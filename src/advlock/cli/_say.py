@@ -12,9 +12,14 @@ def say(message: str) -> None:
     Past Python's own buffers: a stderr that nobody reads must end neither the supervision of a
     command nor, at exit, our exit code (the interpreter would make it 120).
     """
-    lines = "".join(f"advlock: {line}\n" for line in message.splitlines())
     with contextlib.suppress(OSError):
-        os.write(2, lines.encode(errors="backslashreplace"))
+        os.write(2, marked(message))
+
+
+def marked(message: str) -> bytes:
+    """What `say` writes."""
+    lines = "".join(f"advlock: {line}\n" for line in message.splitlines())
+    return lines.encode(errors="backslashreplace")
 
 
 def open_standard_streams() -> None:

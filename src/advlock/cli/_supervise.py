@@ -205,15 +205,15 @@ class _Supervisor:
         elif not self._killed:
             self._killed = True
             self._deadline = None
-            self._say(f"not ended {brief(self._rules.kill_after)} after TERM; sending KILL")
             self._send(signal.SIGKILL)
+            self._say(f"not ended {brief(self._rules.kill_after)} after TERM; sending KILL")
 
     def _stop(self, verdict: Exit, message: str) -> None:
         self._verdict = verdict
         self._deadline = time.monotonic() + self._rules.kill_after
-        self._say(message)
         self._send(signal.SIGTERM)
         self._send(signal.SIGCONT)  # a stopped process would not hear of it
+        self._say(message)  # last: whoever reads it may be slow
 
     def _send(self, signum: int) -> None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from advlock.cli._say import say
-from advlock.cli.cron._options import asking, database
+from advlock.cli.cron._options import asking, database, text
 
 EPILOG = """\
 \b
@@ -14,9 +14,25 @@ The cron makes its tables by itself, where its role may. Otherwise:
 """
 
 
+def role_name(value: str) -> str:
+    """A role on the command line."""
+    if not text(value).strip() or not value.isprintable():
+        raise click.BadParameter(f"{value!r} is no role; name the one that schedulers connect as")
+    if value.lower() == "public":  # quoted, too, it would mean everybody
+        raise click.BadParameter(
+            f"{value} is not a role but everybody; name the role that schedulers connect as"
+        )
+    return value
+
+
+role_name.__name__ = "text"  # as --help shows it
+
+
 @click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--sql", is_flag=True, help="Show the SQL, for somebody to review and to run.")
-@click.option("--role", help="With --sql: the role that is going to use the tables.")
+@click.option(
+    "--role", type=role_name, help="With --sql: the role that is going to use the tables."
+)
 @database
 def init(sql: bool, role: str | None, dsn: str | None, local: bool) -> int:  # noqa: FBT001
     """Make the tables of advlock in the schema `advlock`. May be run again at any time.
@@ -28,16 +44,9 @@ def init(sql: bool, role: str | None, dsn: str | None, local: bool) -> int:  # n
     if role is not None and not sql:
         raise click.UsageError("--role goes with --sql; whoever makes the tables may use them")
     if sql:
-        click.echo(_schema.text(None if role is None else _quoted(role)), nl=False)
+        click.echo(_schema.text(role), nl=False)
         return 0
     with asking(dsn=dsn, local=local) as ask:
         missing = ask(_schema.prepare())
     say(f"made version {missing[-1]} of the tables" if missing else "the tables are there already")
     return 0
-
-
-def _quoted(role: str) -> str:
-    if role.isidentifier() and role.isascii() and role.islower():
-        return role
-    doubled = role.replace('"', '""')
-    return f'"{doubled}"'

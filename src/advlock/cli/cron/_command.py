@@ -19,7 +19,7 @@ from advlock._solo import SoloSession
 from advlock.cli._child import NotStarted
 from advlock.cli._signals import Arrival, Stop
 from advlock.cli._supervise import Rules, supervise
-from advlock.cli.cron._output import Stream, Tail
+from advlock.cli.cron._output import LOOK_EVERY, Stream, Tail
 from advlock.cli.exits import Exit
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from advlock._dsn import Dsn
     from advlock._key import Key
     from advlock._plan import SessionPlan
-    from advlock.cli.cron._output import Printer
+    from advlock.cli.cron._output import Drainer, Printer
     from advlock.cli.cron._reaper import Reaped, Reaper
 
+_CD: Final = 'unset CDPATH; cd -- "$0" && exec "$@"'
 _PATIENCE: Final = 10.0  # seconds for a session
-_LOOK_EVERY: Final = 0.25  # while nobody reads our own output
 
 
 class SoloGrip(Grip):
@@ -64,6 +64,7 @@ class CommandRun(Run):
         dsn: The database.
         reaper: Starts processes.
         printer: Writes what they say.
+        drainer: Reads what those say that they leave in the background.
         prefixed: Whether the job's name is put before each line.
     """
 
@@ -75,12 +76,14 @@ class CommandRun(Run):
         dsn: Dsn,
         reaper: Reaper,
         printer: Printer,
+        drainer: Drainer,
         prefixed: bool,
     ) -> None:
         super().__init__(engine, claim)
         self._dsn = dsn
         self._reaper = reaper
         self._printer = printer
+        self._drainer = drainer
         self._prefix = f"{claim.job.name} | ".encode() if prefixed else b""
         self._tail = Tail(claim.job.output)
 
@@ -131,15 +134,15 @@ class CommandRun(Run):
         except NotStarted as failure:
             return Outcome("failed", str(failure), failure.code)
         finally:
-            out.close()
-            err.close()
+            self._drainer.take(out)
+            self._drainer.take(err)
         return self._outcome(session, child, code)
 
     def _words(self) -> tuple[str, ...]:
         job = self.claim.job
         if job.cwd is None:
             return job.command
-        return ("/bin/sh", "-c", 'cd "$0" && exec "$@"', job.cwd, *job.command)
+        return ("/bin/sh", "-c", _CD, job.cwd, *job.command)
 
     def _environment(self, grip: SoloGrip, attempt: int) -> dict[str, str]:
         ours = {key: value for key, value in os.environ.items() if key != "ADVLOCK_SLOT"}
@@ -225,12 +228,11 @@ class Mailbox:
         if (fd := self._session_fd()) is not None:
             poll.register(fd, select.POLLIN)
         left = math.inf if deadline is None else max(0.0, deadline - time.monotonic())
-        if self._run._printer.has_room():
-            for stream in self._streams:
-                if stream.open:
-                    poll.register(stream.fd, select.POLLIN)
-        else:
-            left = min(left, _LOOK_EVERY)
+        for stream in self._streams:
+            if stream.open and stream.has_room():
+                poll.register(stream.fd, select.POLLIN)
+            elif stream.open:
+                left = min(left, LOOK_EVERY)
         return {fd for fd, _ in poll.poll(None if math.isinf(left) else math.ceil(left * 1000))}
 
     def _session_fd(self) -> int | None:

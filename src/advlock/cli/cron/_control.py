@@ -9,7 +9,7 @@ import click
 
 from advlock._duration import brief
 from advlock.cli._say import say
-from advlock.cli.cron._options import asking, database
+from advlock.cli.cron._options import asking, database, text
 from advlock.cli.run import duration_between
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ it. With --wait: 0 if it succeeded, otherwise 1.
 
 
 @click.command(epilog=TRIGGER_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("name")
+@click.argument("name", type=text)
 @click.option("--wait", is_flag=True, help="Wait until it has ended, and show what it wrote.")
 @database
 def trigger(name: str, wait: bool, **where: Any) -> int:  # noqa: FBT001
@@ -91,7 +91,7 @@ def _patient(look: Callable[[], R]) -> R:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument("names", metavar="[NAME]...", nargs=-1, type=text)
 @click.option("--all", "every", is_flag=True, help="Every job.")
 @click.option(
     "--for",
@@ -102,7 +102,7 @@ def _patient(look: Callable[[], R]) -> R:
     show_default=True,
     help="How long; at most 30d.",
 )
-@click.option("--note", help="Why, for others to read.")
+@click.option("--note", type=text, help="Why, for others to read.")
 @database
 def pause(
     names: tuple[str, ...],
@@ -128,7 +128,7 @@ def pause(
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("names", metavar="[NAME]...", nargs=-1)
+@click.argument("names", metavar="[NAME]...", nargs=-1, type=text)
 @click.option("--all", "every", is_flag=True, help="Every job.")
 @database
 def resume(names: tuple[str, ...], every: bool, **where: Any) -> int:  # noqa: FBT001
@@ -160,4 +160,4 @@ def _who() -> str:
         user = os.environ.get("USER") or getpass.getuser()
     except (OSError, KeyError, ImportError):  # a container's user without a name
         user = f"uid {os.getuid()}"
-    return f"{user}@{os.uname().nodename}"
+    return os.fsencode(f"{user}@{os.uname().nodename}").decode(errors="replace")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +11,17 @@ from advlock.cli._say import say
 from advlock.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from advlock._cron._job import JobSet
 
 
-def load(file: str) -> JobSet:
+def load(file: str, tell: Callable[[str], None] = say) -> JobSet:
     """Read the jobs of `file`; `-` is stdin.
+
+    Args:
+        file: Its path.
+        tell: Takes the warnings.
 
     Raises:
         ConfigError: it cannot be read, or is wrong; the message has every problem.
@@ -28,7 +35,8 @@ def load(file: str) -> JobSet:
         raise ConfigError(f"cannot read {file!r}: {reason}; name a file of jobs") from None
     except UnicodeDecodeError:
         raise ConfigError(f"{file!r} is not UTF-8; save it as such") from None
-    jobs = read_jobs(text, "stdin" if file == "-" else file)
+    source = os.fsencode(file).decode(errors="replace")  # a path is bytes, which need not be text
+    jobs = read_jobs(text, "stdin" if file == "-" else source)
     for warning in jobs.warnings:
-        say(f"warning: {warning}")
+        tell(f"warning: {warning}")
     return jobs

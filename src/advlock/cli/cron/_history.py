@@ -8,7 +8,7 @@ import click
 
 from advlock.cli._say import say
 from advlock.cli.cron import _show
-from advlock.cli.cron._options import asking, database
+from advlock.cli.cron._options import asking, database, text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,9 +19,14 @@ _HEADS: Final = ("TICK", "STATE", "WHERE", "BEGAN", "TOOK", "EXIT", "TRY", "REAS
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("name")
+@click.argument("name", type=text)
 @click.option(
-    "-n", "--count", type=click.IntRange(1), default=20, show_default=True, help="How many."
+    "-n",
+    "--count",
+    type=click.IntRange(1, 2**31 - 1),
+    default=20,
+    show_default=True,
+    help="How many.",
 )
 @click.option(
     "--state",

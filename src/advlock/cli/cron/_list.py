@@ -9,7 +9,7 @@ import click
 from advlock.cli._say import say
 from advlock.cli.cron import _show
 from advlock.cli.cron._files import load
-from advlock.cli.cron._options import as_json, asking, database
+from advlock.cli.cron._options import as_json, asking, database, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -216,7 +216,7 @@ def _host(host: Here) -> dict[str, Any]:
 
 
 @click.command(name="next", context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("name")
+@click.argument("name", type=text)
 @click.option(
     "-n", "--count", type=click.IntRange(1, 1000), default=5, show_default=True, help="How many."
 )

@@ -27,6 +27,15 @@ def database(command: F) -> F:
     return dsn(local(command))
 
 
+def text(value: str) -> str:
+    """Text on the command line that PostgreSQL takes: bytes that are no text are surrogates."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise click.BadParameter(f"{value!r} is not UTF-8; write it as such") from None
+    return value
+
+
 @contextlib.contextmanager
 def opened(*, dsn: str | None, local: bool) -> Iterator[Dsn]:
     """Find the database; with --local, keep its server running meanwhile."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import signal
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from advlock.cli._say import say
 from advlock.cli._signals import Interrupted, heard, raise_on_signals
 from advlock.cli.cron._files import load
 from advlock.cli.cron._options import database
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Self
 
-    from advlock._cron._engine import Engine, Run
-    from advlock._cron._facts import Claim
+    from advlock._cron._engine import Engine
     from advlock._cron._job import JobSet
+    from advlock.cli.cron._output import Printer
 
 log = logging.getLogger("advlock.cron")
 _ROOM: Final = 16  # runs at a time, unless the file says otherwise
@@ -131,25 +131,29 @@ def _engine(
     from advlock.cli._child import adopt_orphans  # noqa: PLC0415
     from advlock.cli.cron._command import CommandRun  # noqa: PLC0415
     from advlock.cli.cron._options import client_of, opened  # noqa: PLC0415
-    from advlock.cli.cron._output import Printer  # noqa: PLC0415
+    from advlock.cli.cron._output import Drainer, Printer  # noqa: PLC0415
     from advlock.cli.cron._reaper import Reaper  # noqa: PLC0415
 
     printer = Printer()
-    outcomes = _speak(quiet=quiet)
-    with opened(**where) as dsn:
-        # An ignored SIGCHLD, which a parent may have left us, would take every exit code away.
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        adopt_orphans()
-        reaper = Reaper()
-
-        def make(engine: Engine, claim: Claim) -> Run:
-            return CommandRun(
-                engine, claim, dsn=dsn, reaper=reaper, printer=printer, prefixed=not no_prefix
+    outcomes = _speak(printer, quiet=quiet)
+    try:
+        with opened(**where) as dsn:
+            # An ignored SIGCHLD, which a parent may have left us, would take every exit code away.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            adopt_orphans()
+            make = partial(
+                CommandRun,
+                dsn=dsn,
+                reaper=Reaper(),
+                printer=printer,
+                drainer=Drainer(),
+                prefixed=not no_prefix,
             )
 
-        with client_of(dsn) as client:
-            yield Engine(client, jobs, _room(jobs, max_running), make), outcomes
-    printer.flush(_FLUSH)
+            with client_of(dsn) as client:
+                yield Engine(client, jobs, _room(jobs, max_running), make), outcomes
+    finally:
+        printer.flush(_FLUSH)
 
 
 def _room(jobs: JobSet, given: int | None) -> int:
@@ -184,9 +188,9 @@ class _Signals:
 
 def _reload(engine: Engine, file: str, max_running: int | None) -> None:
     try:
-        jobs = load(file)
+        jobs = load(file, log.warning)
     except ConfigError as error:
-        say(f"not read again, going on with the jobs from before:\n{error}")
+        log.warning("not read again, going on with the jobs from before:\n%s", error)
     else:
         engine.reload(jobs, _room(jobs, max_running))
         log.info("read again: %s", _count(jobs))
@@ -195,7 +199,10 @@ def _reload(engine: Engine, file: str, max_running: int | None) -> None:
 class _Speaker(logging.Handler):
     """Says what the scheduler logs, and remembers whether a run failed."""
 
-    failed = False
+    def __init__(self, printer: Printer) -> None:
+        super().__init__()
+        self.failed = False
+        self._printer = printer
 
     def emit(self, record: logging.LogRecord) -> None:
         state = getattr(record, "state", None)
@@ -203,13 +210,13 @@ class _Speaker(logging.Handler):
         text = record.getMessage()
         if record.exc_info:
             text += "\n" + logging.Formatter().formatException(record.exc_info)
-        say(text)
+        self._printer.say(text)
 
 
-def _speak(*, quiet: bool) -> Callable[[], bool]:
+def _speak(printer: Printer, *, quiet: bool) -> Callable[[], bool]:
     log = logging.getLogger("advlock")
     log.setLevel(logging.WARNING if quiet else logging.INFO)
     log.propagate = False
-    speaker = _Speaker()
+    speaker = _Speaker(printer)
     log.handlers = [speaker]
     return lambda: speaker.failed

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from advlock.cli.cron import _show
-from advlock.cli.cron._options import as_json, asking, database
+from advlock.cli.cron._options import as_json, asking, database, text
 
 if TYPE_CHECKING:
     from advlock._cron._why import Case, Moment, Verdict
@@ -28,7 +28,7 @@ def moment(text: str) -> Moment:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("name")
+@click.argument("name", type=text)
 @click.option(
     "--at",
     metavar="TIME",
