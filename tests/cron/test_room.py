@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
     from .hands import Hand, Rows
 
-_WAITING = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+_WAITING = """
+SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid)
+WHERE NOT granted AND locktype = 'transactionid' AND datname = current_database()
+"""
 _CLAIM = """
 INSERT INTO advlock.cron_run (job, scheduled_at, state, claimed_at)
 SELECT name, date_trunc('minute', clock_timestamp() + interval '1 minute'), 'claimed',
