@@ -17,7 +17,6 @@ from advlock.errors import ConfigError
 if TYPE_CHECKING:
     from advlock._plan import SessionPlan
 
-CURRENT: Final = max(_sql.MIGRATIONS)
 _NOT_ALLOWED: Final = "42501"
 TABLES: Final = ("migration", "cron_run", "cron_set", "cron_host", "cron_pause")
 
