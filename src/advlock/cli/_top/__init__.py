@@ -1,0 +1,1 @@
+"""`advlock top`, full screen: `_feed` asks, `_view` orders, `_columns` lays out, the rest shows."""
