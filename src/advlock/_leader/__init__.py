@@ -1,0 +1,1 @@
+"""Leader election: one of many leads, term by term, and the others stand by."""

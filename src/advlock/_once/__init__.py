@@ -1,0 +1,1 @@
+"""`locks.once(…)`: done by exactly one, and awaited by the others."""

@@ -1,0 +1,217 @@
+"""A rate limit, for threads. Its twin is `_alimit.py`; what is asked is in `_plan.py`."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+import time
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from advlock import _schema
+from advlock._client import at_least, wait_seconds
+from advlock._connect import ended_at_once
+from advlock._plan import Expired, Refused, SessionLost, pauses
+from advlock._rate import _desk, _plan
+from advlock._rate._base import BaseLimit
+from advlock._rate._desk import Request
+from advlock._rate._rate import permits
+from advlock.errors import DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+    from typing import Self
+
+    from advlock._client import Seconds
+    from advlock._plan import SessionPlan
+    from advlock._rate._desk import Desk
+    from advlock._rate._rate import Permit, RateStats
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_LOOK_UP = 0.25  # seconds after which to look whether the client was closed
+_A_WHILE = 0.5  # so long cleaning up may take
+
+
+class RateLimit(BaseLimit):
+    """So many permits in any stretch of time of one length, for all processes together.
+
+    `Locks.rate_limit` makes it. Thread-safe. A context manager that takes one permit on entering
+    and gives none back on leaving, and a decorator that takes one for each call; both wait for
+    ever.
+    """
+
+    __module__ = "advlock"
+
+    # -- the verbs -------------------------------------------------------------------------------
+
+    def acquire(self, n: int = 1, *, wait: Seconds = None) -> Permit:
+        """Take `n` permits, as soon as they are to be had; all of them at once.
+
+        Nothing is held meanwhile: no connection and no lock. Of one client whoever asked first
+        comes first; among clients whoever asks when permits become free.
+
+        Args:
+            n: How many.
+            wait: How long to wait, in seconds or as `"30s"`; None for ever.
+
+        Raises:
+            RateLimited: they are not to be had within `wait`; at once, if that is known. It says
+                after how many seconds they will be.
+            ConfigError: `n` is more than the limit; or there is no table, and this role may make
+                none; or it belongs to somebody who could run code with this role's rights.
+            DatabaseUnavailable: the server cannot be asked, or has not said within `wait` when
+                there are permits. Some may have been taken.
+        """
+        seconds = wait_seconds(wait)
+        permit = self._take(n, seconds, patient=True)
+        if not permit:
+            raise _desk.refused(self._name, self._rate, permit, seconds or 0.0)
+        return permit
+
+    def try_acquire(self, n: int = 1) -> Permit:
+        """Take `n` permits if they are to be had now; false otherwise, with `retry_after`."""
+        return self._take(n, None, patient=False)
+
+    def test(self, n: int = 1) -> bool:
+        """Tell whether `n` permits are to be had now, and take none."""
+        n = permits(n, self._rate)
+        after = self._ask(lambda _, key: _plan.look(self._rate, key, n), None)
+        return after <= 0
+
+    def stats(self) -> RateStats:
+        """Ask how many permits are left, and when all will be free again."""
+        return self._ask(lambda _, key: _plan.stats(self._rate, key), None)
+
+    def reset(self) -> None:
+        """Forget what was granted, for everybody: all permits are free at once."""
+        self._ask(lambda _, key: _plan.forget(key), None)
+
+    def __enter__(self) -> Self:
+        """Take one permit."""
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, body: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        """Do nothing: a permit is used up."""
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Take one permit before each call."""
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            self.acquire()
+            return function(*args, **kwargs)
+
+        return call
+
+    # -- taking ----------------------------------------------------------------------------------
+
+    def _take(self, n: int, wait: float | None, *, patient: bool) -> Permit:
+        self._client._check_open()
+        desk = self._desk_for(None, threading.RLock)
+        deadline = None if wait is None else time.monotonic() + wait
+        request = Request(permits(n, self._rate), deadline, patient=patient)
+        naps = pauses()
+        trouble = None
+        try:
+            desk.enter(request)
+            while request.granted is None:
+                try:
+                    self._in_turn(desk, request)
+                    pause = request.wake_at() - time.monotonic()
+                except DatabaseUnavailable as error:
+                    if not (patient and (request.answered or error.sqlstate == _plan.BUSY)):
+                        raise
+                    trouble = error
+                    pause = next(naps)
+                request.give_up(time.monotonic())
+                if request.granted is None:
+                    self._nap(pause, deadline)
+        finally:
+            desk.leave(request)
+        if request.granted:
+            self._nap(request.due - time.monotonic(), None)
+        elif not request.answered:
+            raise trouble or _plan.unanswered(self._name, wait or 0.0)
+        return request.permit(time.monotonic())
+
+    def _nap(self, seconds: float, deadline: float | None) -> None:
+        until = time.monotonic() + seconds
+        until = until if deadline is None else min(until, deadline)
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, _LOOK_UP))
+            self._client._check_open()
+
+    def _in_turn(self, desk: Desk, request: Request) -> None:
+        def leave() -> None:
+            if desk.turn._is_owned():
+                desk.turn.release()
+
+        # A signal handler may raise between any two instructions, hence twice.
+        try:
+            try:
+                soon = at_least(request.deadline, time.monotonic())
+                left = -1 if soon is None else max(0.0, soon - time.monotonic())
+                if desk.turn.acquire(timeout=left) and request.is_due(time.monotonic()):
+                    with contextlib.suppress(Expired):
+                        self._serve(desk, soon)
+            finally:
+                leave()
+        except BaseException:
+            leave()
+            raise
+
+    def _serve(self, desk: Desk, deadline: float | None) -> None:
+        """With the turn: ask for everybody in the queue."""
+        batch = desk.batch()
+        answers, total = self._ask(_desk.asking(desk, batch, time.monotonic()), deadline)
+        desk.settle(batch, answers, time.monotonic())
+        if desk.sweeps(answers, time.monotonic()):
+            swept = min(desk.swept, total)
+            with contextlib.suppress(Refused, SessionLost, Expired, DatabaseUnavailable):
+                limit = time.monotonic() + _A_WHILE
+                clean = self._ask(lambda _, key: _plan.sweep(key, swept), limit, kindly=True)
+                desk.note_swept(*clean)
+
+    # -- asking ----------------------------------------------------------------------------------
+
+    def _ask(
+        self,
+        plan: Callable[[Any, int], SessionPlan[R]],
+        deadline: float | None,
+        *,
+        kindly: bool = False,
+    ) -> R:
+        """Drive a plan on the client's session; once more where it is worth another try.
+
+        Args:
+            plan: Makes the plan for a session and the key of the lock.
+            deadline: When to give up, in `time.monotonic` seconds.
+            kindly: Leave a refusal to the caller.
+        """
+        client, tries = self._client, _desk.Tries()
+        client._check_open()
+        while True:
+            key = client._key(_desk.lock_of(self._name), deadline).value
+            session = client._sessions.shared or client._sessions.connect(deadline)
+            try:
+                if not _desk.is_ready(client):
+                    client._beside(session, _schema.prepare(_schema.RATE), deadline)
+                    _desk.note_ready(client, there=True)
+                answer: R = client._beside(session, plan(session, key), deadline)
+            except SessionLost as error:
+                client._pooler_may_differ = True
+                if not tries.again():
+                    raise ended_at_once(error) from None
+            except Refused as refusal:
+                if kindly:
+                    raise
+                if not tries.mended(client, session, refusal):
+                    raise _plan.judge(refusal, self._name, _desk.role_of(session)) from None
+            else:
+                return answer

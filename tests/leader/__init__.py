@@ -1,0 +1,1 @@
+"""Leader election beyond what every promise's suite asks."""

@@ -1,0 +1,1 @@
+"""Semaphores and several locks at once, among real processes."""
