@@ -1,0 +1,1 @@
+"""What `advlock.alembic` is made of; imported only there."""

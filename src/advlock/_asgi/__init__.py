@@ -1,0 +1,1 @@
+"""What `advlock.asgi` is made of."""

@@ -1,0 +1,1 @@
+"""What `advlock.asyncpg` is made of; imported only by it."""

@@ -1,0 +1,1 @@
+"""What `advlock.sqlalchemy` and `Locks.from_engine` are made of; imported only where they are."""

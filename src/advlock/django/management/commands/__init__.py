@@ -1,0 +1,1 @@
+"""The management commands: `migrate`, which waits its turn, and `advlock`."""
