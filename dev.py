@@ -72,12 +72,12 @@ def command(verb: str, arguments: list[str]) -> list[str]:
 def spread(arguments: list[str]) -> list[str]:
     """Spread tests over processes, unless a plug-in or process choice or one test is given.
 
-    Four on two cores: the tests mostly wait for a server.
+    Five on two cores: the tests mostly wait for a server.
     """
     own = ("-n", "-p", "--numprocesses", "--dist", "--pdb", "--trace")
     if any(a.startswith(own) or "::" in a for a in arguments):
         return []
-    return ["-n", "4", "--dist", "worksteal"]
+    return ["-n", "5", "--dist", "worksteal"]
 
 
 def check(arguments: list[str]) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
+import importlib
 import json
 import os
 import platform
@@ -19,6 +21,8 @@ from advlock import embedded
 from bench.hold import OURS, Comparison, compare
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bench.rounds import Quartiles
 
 
@@ -31,11 +35,9 @@ def main() -> None:
             os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         dsn = os.environ.get("ADVLOCK_TEST_DSN") or stack.enter_context(embedded.temporary()).dsn
         facts = environment(dsn, pinned=options.pin)
-        if options.cron:
-            from bench.cron import report  # noqa: PLC0415 - nothing else needs it
-
+        if (other := another(options, dsn)) is not None:
             print(" | ".join(facts.values()), end="\n\n", flush=True)
-            report(dsn, rounds=options.rounds, seconds=20.0)
+            other()
             return
         if not options.json:
             print(" | ".join(facts.values()), end="\n\n", flush=True)
@@ -50,6 +52,21 @@ def main() -> None:
     if options.json:
         json.dump({"environment": facts, "results": results}, sys.stdout, indent=2)
         print()
+
+
+def another(options: argparse.Namespace, dsn: str) -> Callable[[], object] | None:
+    """What to measure instead of holding and releasing; each is imported when it is asked for."""
+    reports: dict[str, dict[str, Any]] = {
+        "cron": {"dsn": dsn, "rounds": options.rounds, "seconds": 20.0},
+        "inspect": {"dsn": dsn, "rounds": options.rounds},
+        "leader": {"rounds": options.rounds, "candidates": 200, "seconds": options.standby},
+        "semaphore": {"dsn": dsn, "rounds": options.rounds},
+        "rate": {"dsn": dsn, "seconds": 30.0},
+    }
+    for name, how in reports.items():
+        if getattr(options, name):
+            return functools.partial(importlib.import_module(f"bench.{name}").report, **how)
+    return None
 
 
 def arguments() -> argparse.Namespace:
@@ -68,6 +85,13 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--pooler", metavar="DSN", help="the same database through a pooler, too")
     parser.add_argument("--cron", action="store_true", help="the cron instead of the locks")
+    parser.add_argument("--semaphore", action="store_true", help="slots, hand-over and fairness")
+    parser.add_argument("--leader", action="store_true", help="fail-over, and 200 candidates")
+    parser.add_argument(
+        "--standby", type=float, default=600.0, help="seconds that those stand by; default: 600"
+    )
+    parser.add_argument("--inspect", action="store_true", help="looking at ten thousand locks")
+    parser.add_argument("--rate", action="store_true", help="eight processes at a rate limit")
     parser.add_argument("--json", action="store_true", help="one JSON object, for programs")
     return parser.parse_args()
 

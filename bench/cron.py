@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import psycopg
 
-from advlock import Locks
-from advlock._cron import _schema, _sql
+from advlock import Locks, _schema
+from advlock._cron import _sql
 from advlock._cron._agenda import Agenda
 from advlock._cron._job import Job, JobSet
 from advlock._cron._schedule import Schedule

@@ -29,8 +29,15 @@ autodoc_type_aliases = {"Name": "Name", "Seconds": "Seconds", "Scheme": "Scheme"
 nitpick_ignore_regex = [
     ("py:.*", r"(asyncio|collections|datetime|psycopg|threading|types|typing)\b.*"),
     ("py:.*", r"(Connection|AsyncConnection|Name|Liveness|Scheme|Seconds|Self)"),
-    ("py:.*", r"(F|Overlap|Missed|OnCrash)"),
+    ("py:.*", r"(F|Overlap|Missed|OnCrash|Kind)"),
+    ("py:.*", r"(Table|Columns|Params|Row)"),
     ("py:.*", r"(datetime|timedelta|Awaitable|Callable|Iterable|Path|Sequence)"),
+    ("py:.*", r"Abstract(Async)?ContextManager"),
+    # What is SQLAlchemy's and asyncpg's.
+    ("py:.*", r"((Async)?Engine|Sync|Async|Select|AnyConnection|Record)"),
+    # What a registry is made of; nobody makes one.
+    ("py:.*", r"(advlock\._registry\._(entry|registry)\.)?(Entry|Collision)"),
     # What a `with` statement enters; nobody names them.
-    ("py:.*", r"(advlock\._a?held\.)?(Async)?(Hold|HoldAll|Attempt)"),
+    ("py:.*", r"(advlock\._a?held\.)?(Async)?(Hold|HoldAll|Attempt|Once)"),
+    ("py:.*", r"(advlock\._semaphore\._a?semaphore\.)?(Async)?Slot(Hold|Attempt)"),
 ]

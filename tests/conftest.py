@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import secrets
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import psycopg
 import pytest
 from psycopg import sql
 from routes import routes_of
-from servers import Server, find_servers, locks_in_db
+from servers import LockRow, Server, find_servers, locks_in_db
 from waiting import eventually
 
 from advlock.embedded._temporary import TemporaryHome, remove_abandoned
@@ -26,13 +27,41 @@ _servers = pytest.StashKey[list[Server]]()
 _HOME_INPUT = "advlock_home"
 _STRICT = os.environ.get("ADVLOCK_TEST_STRICT") == "1"
 
+# Processes, screens and files, and what the client does by itself: cancelling, giving up, closing,
+# hearing nothing. What the servers' versions differ in, tests/postgres, tests/inspection and the
+# rest of tests/conformance find out, on each of them.
+_NEWEST_ONLY = (
+    *("chaos", "cli", "ecosystem", "examples", "leader", "registry", "semaphore", "stress", "tui"),
+    "conformance/test_cancellation",
+    "conformance/test_cancellation_races",
+    "conformance/test_closing",
+    "conformance/test_connections",
+    "conformance/test_controls",
+    "conformance/test_fakes",
+    "conformance/test_interrupted_hold",
+    "conformance/test_interrupted_watch",
+    "conformance/test_interruptions",
+    "conformance/test_leases",
+    "conformance/test_liveness",
+    "conformance/test_release",
+    "conformance/test_timeouts",
+)
+
+# A slow machine is no failure, and shrinking a slow example would take for ever.
+hypothesis.settings.register_profile("advlock", deadline=None)
+hypothesis.settings.load_profile("advlock")
+
 # How long a session that was just closed or killed may take to let its locks go.
 _RELEASE_SECONDS = 2.0
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Make the run's directory, or take over the one that the xdist controller has made."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell has what it runs in the background ignore them, and programs inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "routes(names, why): the routes on which a test runs")
+    config.addinivalue_line("markers", "newest: once is enough, with the newest of all packages")
     path: Path | None = None
     if not os.environ.get("ADVLOCK_TEST_DSN"):
         path = _home_path(config)
@@ -78,6 +107,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "server" not in metafunc.fixturenames:
         return
     servers = metafunc.config.stash[_servers]
+    path = Path(str(metafunc.definition.path)).relative_to(Path(__file__).parent)
+    if path.parts[0] in _NEWEST_ONLY or path.with_suffix("").as_posix() in _NEWEST_ONLY:
+        servers = servers[-1:]
     if "route" in metafunc.fixturenames:
         ways = routes_of(metafunc.definition, servers)
         metafunc.parametrize(
@@ -122,6 +154,17 @@ def admin(database: str) -> Iterator[psycopg.Connection[Any]]:
 
 
 @pytest.fixture(autouse=True)
+def _signals_as_before() -> Iterator[None]:
+    """A command that is run in this process takes the signals, and keeps them."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        if signal.getsignal(number) is not handler:
+            signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
 def _no_lock_stays_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves an advisory lock in its database; end the sessions that hold it."""
     if "database" not in request.fixturenames:
@@ -130,9 +173,11 @@ def _no_lock_stays_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     database = request.getfixturevalue("database")
     yield
     with psycopg.connect(database, autocommit=True, application_name="test-check") as check:
-        with contextlib.suppress(AssertionError):
+        left: list[LockRow] = []
+        try:
             eventually(lambda: not locks_in_db(check), within=_RELEASE_SECONDS)
-        left = locks_in_db(check)
+        except AssertionError:  # only then: somebody who gave up may yet be probing a pooler
+            left = locks_in_db(check)
         for lock in left:
             check.execute("SELECT pg_terminate_backend(%s)", [lock.pid])
     if left:

@@ -25,7 +25,7 @@ from psycopg import pq
 import advlock
 from advlock import cli, embedded
 from advlock._liveness import Bounds
-from advlock.cli import cron
+from advlock.cli import cron, keys
 from advlock.cli.exits import table
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 # The command itself, and its subcommands; each has a file of its name in docs/cli-help.
-COMMANDS = ["advlock", *cli.COMMANDS, *(f"cron {name}" for name in cron.COMMANDS)]
+GROUPS = {"cron": cron.COMMANDS, "keys": keys.COMMANDS}
+COMMANDS = ["advlock", *cli.COMMANDS]
+COMMANDS += [f"{group} {name}" for group, names in GROUPS.items() for name in names]
 
 _FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HELD_BY = re.compile(r"held by \S+ pid \d+ since [\d:]+ \([^)]*\)")
@@ -47,6 +49,11 @@ _VARIES = {
     "(pid N)": re.compile(r"\(pid \d+\)"),
     "WHO": re.compile(r"\S+@\S+"),
     "SPAN": re.compile(r"\b[\d.]+m?s(?: \d+s)?\b"),
+    "CLOCK": re.compile(r"\b\d\d:\d\d:\d\d\b"),
+    "HOST:PID N": re.compile(r"HOST:PID +\d+\b"),
+    "HOST pid N": re.compile(r"\S+ pid\s+\d+"),
+    "session N": re.compile(r"\bsession \d+"),
+    "@SINCE": re.compile(r"(?<= )@[0-9a-z]{6}\b"),
 }
 # Schedulers have many threads and whole seconds: the order of lines, how often one comes, and
 # whether these do, is left open.
@@ -146,7 +153,9 @@ def _command_lines() -> Iterator[tuple[str, list[str]]]:
         for line in block.text.splitlines():
             if found := re.search(r'\["advlock",.*\]', line):
                 yield line, json.loads(found[0])[1:]
-            elif found := re.search(r"(?<![\w.-])advlock ((run|cron|init|demo|doctor|-).*)", line):
+            elif found := re.search(
+                r"(?<![\w.-])advlock ((run|once|cron|init|demo|doctor|keys|-).*)", line
+            ):
                 words = shlex.split(found[1], comments=True)
                 yield line, list(takewhile(lambda word: word not in {"|", "&&", ">"}, words))
 
@@ -174,7 +183,7 @@ def test_every_public_name_is_in_the_reference() -> None:
     """What `from advlock import …` offers is documented, and nothing else is."""
     text = (DOCS / "api.md").read_text()
     before_embedded = text.partition("currentmodule:: advlock.embedded")[0]
-    directive = re.compile(r"^\.\. auto(?:class|function|exception):: (\w+)", re.MULTILINE)
+    directive = re.compile(r"^\.\. auto(?:class|function|exception):: (\w+)(?!\.)\b", re.MULTILINE)
     named = directive.findall(before_embedded)
     assert sorted(named) == sorted(advlock.__all__)
 

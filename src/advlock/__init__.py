@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from advlock._aheld import AsyncHeld
     from advlock._alocks import AsyncLocks
+    from advlock._assert import assert_held
+    from advlock._claim import claim
     from advlock._cron._ascheduler import AsyncScheduler
     from advlock._cron._function import CronRun, JobPolicies
     from advlock._cron._scheduler import Scheduler
@@ -18,8 +20,19 @@ if TYPE_CHECKING:
     from advlock._held import Held
     from advlock._holder import Holder
     from advlock._key import Key
+    from advlock._leader._aleader import AsyncLeader, AsyncTerm
+    from advlock._leader._leader import Leader, Term
     from advlock._lock import AsyncLock, Lock
     from advlock._locks import Locks
+    from advlock._once._done import Done
+    from advlock._once._todo import AsyncTodo, Todo
+    from advlock._rate._alimit import AsyncRateLimit
+    from advlock._rate._limit import RateLimit
+    from advlock._rate._rate import Permit, RateStats
+    from advlock._registry._registry import Registry
+    from advlock._semaphore._asemaphore import AsyncSemaphore
+    from advlock._semaphore._semaphore import Semaphore
+    from advlock._semaphore._slot import AsyncSlot, Slot
     from advlock._xact import try_xact_lock, xact_lock
     from advlock.errors import (
         ConfigError,
@@ -29,6 +42,7 @@ if TYPE_CHECKING:
         LockLost,
         LockNotHeld,
         LockTimeout,
+        RateLimited,
         TooManyLocks,
         UnsafeServer,
     )
@@ -38,6 +52,8 @@ if TYPE_CHECKING:
 _MODULES = {
     "_aheld": ("AsyncHeld",),
     "_alocks": ("AsyncLocks",),
+    "_assert": ("assert_held",),
+    "_claim": ("claim",),
     "_cron._ascheduler": ("AsyncScheduler",),
     "_cron._function": ("CronRun", "JobPolicies"),
     "_cron._scheduler": ("Scheduler",),
@@ -45,8 +61,19 @@ _MODULES = {
     "_held": ("Held",),
     "_holder": ("Holder",),
     "_key": ("Key",),
+    "_leader._aleader": ("AsyncLeader", "AsyncTerm"),
+    "_leader._leader": ("Leader", "Term"),
     "_lock": ("AsyncLock", "Lock"),
     "_locks": ("Locks",),
+    "_once._done": ("Done",),
+    "_once._todo": ("AsyncTodo", "Todo"),
+    "_rate._alimit": ("AsyncRateLimit",),
+    "_rate._limit": ("RateLimit",),
+    "_rate._rate": ("Permit", "RateStats"),
+    "_registry._registry": ("Registry",),
+    "_semaphore._asemaphore": ("AsyncSemaphore",),
+    "_semaphore._semaphore": ("Semaphore",),
+    "_semaphore._slot": ("AsyncSlot", "Slot"),
     "_xact": ("try_xact_lock", "xact_lock"),
     "errors": (
         "ConfigError",
@@ -56,6 +83,7 @@ _MODULES = {
         "LockLost",
         "LockNotHeld",
         "LockTimeout",
+        "RateLimited",
         "TooManyLocks",
         "UnsafeServer",
     ),
@@ -64,28 +92,47 @@ _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "AsyncHeld",
+    "AsyncLeader",
     "AsyncLock",
     "AsyncLocks",
+    "AsyncRateLimit",
     "AsyncScheduler",
+    "AsyncSemaphore",
+    "AsyncSlot",
+    "AsyncTerm",
+    "AsyncTodo",
     "ConfigError",
     "CronRun",
     "DatabaseUnavailable",
+    "Done",
     "Finding",
     "Held",
     "Holder",
     "JobPolicies",
     "Key",
     "KeyCollision",
+    "Leader",
     "Lock",
     "LockError",
     "LockLost",
     "LockNotHeld",
     "LockTimeout",
     "Locks",
+    "Permit",
+    "RateLimit",
+    "RateLimited",
+    "RateStats",
+    "Registry",
     "Report",
     "Scheduler",
+    "Semaphore",
+    "Slot",
+    "Term",
+    "Todo",
     "TooManyLocks",
     "UnsafeServer",
+    "assert_held",
+    "claim",
     "doctor",
     "try_xact_lock",
     "xact_lock",

@@ -7,7 +7,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from advlock import _plan
+from advlock import _observe, _plan
 from advlock._aheld import AsyncHeld
 from advlock._aloop import by
 from advlock._asessions import AsyncSessions
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from advlock._asession import AsyncSession
     from advlock._holder import Holder
+    from advlock._inspect._tree import Snapshot
     from advlock._key import Key, Name
     from advlock.errors import LockTimeout
 
@@ -73,9 +74,10 @@ class AsyncCore(Client):
         loop = self._bind().loop
         deadline = None if wait is None else loop.time() + wait
         owner = asyncio.current_task(loop) if owned else None
-        return self._hold_by(
+        held = self._hold_by(
             deadline, name, wait=wait, shared=shared, reentrant=reentrant, owner=owner
         )
+        return _observe.awatch((self, name), {"shared": shared}, held) if _observe.on() else held
 
     async def _hold_by(  # noqa: PLR0913 - one parameter for each of the caller's
         self,
@@ -109,6 +111,7 @@ class AsyncCore(Client):
             raise
         raise await self._timed_out(name, wait or 0.0)
 
+    @_observe.asks
     async def _attempt(
         self, name: Name, *, shared: bool = False, reentrant: bool = False, owned: bool = True
     ) -> AsyncHeld | None:
@@ -130,27 +133,6 @@ class AsyncCore(Client):
             raise
         self._abandon(ticket)
         return None
-
-    async def _hold_all(self, names: tuple[Name, ...], *, wait: float | None) -> list[AsyncHeld]:
-        loop = self._bind().loop
-        deadline = None if wait is None else loop.time() + wait
-        owner = asyncio.current_task()
-        try:
-            keys = [await self._key(name, deadline) for name in names]
-        except Expired:
-            raise await self._timed_out(", ".join(map(str, names)), wait or 0.0) from None
-        held: dict[Key, AsyncHeld] = {}
-        try:
-            for key, name in sorted(dict(zip(keys, names, strict=True)).items()):
-                held[key] = await self._hold_by(
-                    deadline, name, wait=wait, shared=False, reentrant=False, owner=owner
-                )
-        except BaseException:
-            for one in reversed(held.values()):
-                with contextlib.suppress(LockError):
-                    self._let_go_soon(one)
-            raise
-        return [held[key] for key in dict.fromkeys(keys)]
 
     def _hold_again(self, key: Key, owner: object, *, shared: bool) -> AsyncHeld | None:
         ticket = self._ledger.find_held(key, owner)
@@ -203,7 +185,7 @@ class AsyncCore(Client):
             try:
                 future = self._let_go_soon(one)
             except LockError as error:
-                errors.append(error)
+                errors += [error] if one.tells else []
             else:
                 if future is not None:
                     sent.append((one, future))
@@ -212,7 +194,7 @@ class AsyncCore(Client):
                 released = await future
             except SessionLost:
                 released = False
-            if not released:
+            if not released and one.tells:
                 errors.append(self._lost(one._ticket))
         return errors
 
@@ -256,6 +238,9 @@ class AsyncCore(Client):
 
     def _drop(self, ticket: Ticket) -> None:
         """Release a ticket whose handle was garbage-collected, wherever that happened."""
+        if ticket.depth > 1:  # an outer hold has it still, and believes in it
+            ticket.depth -= 1
+            return
         ticket.withdrawn = True  # its owner does not hold it any more, though the server may
         loop = self._sessions.loop if self._sessions is not None else None
         if loop is not None and not loop.is_closed():
@@ -279,8 +264,11 @@ class AsyncCore(Client):
             ticket.since = time.time()
             if ticket.withdrawn:
                 self._release(ticket)
-        elif op.releases and self._sessions is not None and session is not self._sessions.shared:
-            session.loop.call_soon(self._sessions.retire, session)
+        elif op.releases:
+            if ticket.watched is not None:
+                _observe.let_go(self, ticket)
+            if self._sessions is not None and session is not self._sessions.shared:
+                session.loop.call_soon(self._sessions.retire, session)
 
     def _book(self, ticket: Ticket, session: AsyncSession) -> None:
         self._ledger.grant(ticket, session)
@@ -292,7 +280,7 @@ class AsyncCore(Client):
             _wake_all(self._ledger.unanswered(op))
         lost, woken = self._ledger.forget(session)
         _wake_all(woken)
-        tell_lost(lost, self._call_soon, quietly=self._closed)
+        tell_lost(self, lost, self._call_soon)
 
     def _call_soon(self, function: Callable[..., object], *args: object) -> None:
         loop = self._sessions.loop if self._sessions is not None else None
@@ -302,6 +290,11 @@ class AsyncCore(Client):
             loop.call_soon(function, *args)
 
     # -- questions -------------------------------------------------------------------------------
+
+    def _note(self, key: Key) -> None:
+        super()._note(key)
+        if self._sessions is not None:
+            self._sessions.recorder.arm()
 
     async def _key(self, name: Name, deadline: float | None) -> Key:
         key = self._ascii_key(name)
@@ -315,7 +308,20 @@ class AsyncCore(Client):
         sessions = self._bind()
         session = sessions.shared or await sessions.connect(deadline)
         try:
-            return await by(deadline, session.fetch(_plan.holders(key)))
+            return await by(deadline, session.fetch(_plan.holders(key, briefly=True)))
+        except Refused as refusal:
+            raise _plan.server_error(refusal) from None
+        except SessionLost as error:
+            msg = f"the session ended while it was asked: {error}; try again"
+            raise DatabaseUnavailable(msg) from None
+
+    async def _inspect(self, names: Iterable[Name], *, all_databases: bool) -> Snapshot:
+        sessions = self._bind()
+        session = sessions.shared or await sessions.connect(None)
+        used = [ticket.key for ticket in self._ledger.tickets()]
+        plan = self._looking(names, used, all_databases=all_databases)
+        try:
+            return await self._beside(session, plan)
         except Refused as refusal:
             raise _plan.server_error(refusal) from None
         except SessionLost as error:
@@ -327,13 +333,14 @@ class AsyncCore(Client):
         return await abeside(session, self._conninfo(), self._dsn, plan)
 
     async def _timed_out(self, name: Name, wait: float) -> LockTimeout:
-        key = self._ascii_key(name)
+        key = self._key_if_any(name)
         holders: list[Holder] = []
         sessions = self._bind()
         if key is not None and sessions.shared is not None:
             with contextlib.suppress(Expired, LockError):
                 holders = await self._ask_holders(key, self._bind().loop.time() + GRACE)
-        return timeout(name, key, wait, holders, pinned=self._pinned)
+        late = timeout(name, key, wait, holders, pinned=self._pinned)
+        return _observe.timed_out(self, late)
 
     async def _token(self, ticket: Ticket) -> int:
         if ticket.token is None:

@@ -119,10 +119,11 @@ class _AsyncEntry(Entry[H]):
         self._guard = None
         errors: Sequence[LockError] = ()
         try:
-            if isinstance(held, AsyncHeld):
-                await self._client._let_go(held)
+            parts = each(held)
+            if len(parts) == 1:
+                await self._client._let_go(parts[0])
             else:
-                errors = await self._client._let_go_all(each(held))
+                errors = await self._client._let_go_all(parts)
         except LockError as failure:
             errors = (failure,)
         for error in errors:
@@ -180,7 +181,9 @@ class AsyncHoldAll(_AsyncEntry["list[AsyncHeld]"]):
     __slots__ = ()
 
     def _enter(self) -> Awaitable[list[AsyncHeld]]:
-        return self._client._hold_all(self._name, wait=self._wait)
+        from advlock._all import ahold_all  # noqa: PLC0415 - it is made of what is here
+
+        return ahold_all(self._client, self._name, wait=self._wait)
 
     def __call__(self, function: Callable[P, Awaitable[R]]) -> Callable[P, Awaitable[R]]:
         """Hold the locks around each call of the async `function`."""

@@ -10,14 +10,13 @@ from __future__ import annotations
 import _thread
 import asyncio
 import contextlib
-import logging
 import select
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 
-from advlock import _plan
+from advlock import _observe, _plan
 from advlock._aloop import fail, stop_and_close, weakly
 from advlock._clock import now
 from advlock._liveness import Pulse
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from advlock._liveness import Bounds
     from advlock._wire import Answer, Wire
 
-log = logging.getLogger("advlock")
 R = TypeVar("R")
 
 _LARGEST_BATCH = 500
@@ -174,7 +172,8 @@ class AsyncSession:
     def looks_alive(self) -> bool:
         """Look at the socket, without waiting: False once the server has hung up."""
         if self.lost is None:
-            if self._busy or _thread.get_ident() != self._thread:
+            elsewhere = _thread.get_ident() != self._thread
+            if elsewhere or (self._busy and not self._beating):
                 # Not ours to read now; but the reader may come after somebody has believed.
                 if self.wire.is_cut():
                     self.distrust(HUNG_UP)
@@ -320,7 +319,8 @@ class AsyncSession:
         if self.lost is not None:
             return
         if blocked := self._blocked():
-            log.warning(blocked.removeprefix("; "), extra={"event": "loop.blocked"})
+            facts, message = {"event": "loop.blocked"}, blocked.removeprefix("; ")
+            _observe.tell(_observe.WARNING, facts, "%s", message)
         heartbeat = self.pulse.bounds.heartbeat
         carries = bool(self.carried())
         waits = self.wire.expects and not self._patient
@@ -370,7 +370,7 @@ class AsyncSession:
             _thread.start_new_thread(stop_and_close, (self.wire, self.loop, self._stopped))
         else:
             self.wire.close()
-        log.debug("session ended: %s", self.lost, extra={"event": "session.ended"})
+        _observe.ended(self.lost)
         self._fail_all()
 
     async def stopped(self) -> None:

@@ -14,13 +14,14 @@ from advlock._asession import AsyncSession
 from advlock._backoff import Backoff
 from advlock._client import POOL_STAYS_FULL
 from advlock._plan import Expired, Refused, SessionLost
+from advlock._recording import Recorder
 from advlock.errors import DatabaseUnavailable, LockError
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
     from collections.abc import Callable, Sequence
 
-    from advlock._client import Client
+    from advlock._acore import AsyncCore
     from advlock._ledger import Op
     from advlock._wire import Wire
 
@@ -30,7 +31,7 @@ class AsyncSessions:
 
     def __init__(
         self,
-        client: Client,
+        client: AsyncCore,
         loop: AbstractEventLoop,
         settle: Callable[[Op, AsyncSession, bool | Exception], Any],
         when_lost: Callable[[AsyncSession, list[Op]], Any],
@@ -47,6 +48,7 @@ class AsyncSessions:
         self._dedicated: set[AsyncSession | Task[AsyncSession]] = set()
         self._spares: list[AsyncSession] = []
         self._contenders = 0
+        self.recorder = Recorder(client, self)
 
     @property
     def open(self) -> bool:
@@ -198,6 +200,7 @@ class AsyncSessions:
             await asyncio.gather(*goodbyes)
         finally:
             self.end("the client was closed")  # also if nobody waits for the goodbyes
+        await self.recorder.stop()
 
     async def _say_goodbye(self, session: AsyncSession) -> None:
         with contextlib.suppress(SessionLost, Expired, Refused):

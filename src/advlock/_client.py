@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import weakref
-from typing import TYPE_CHECKING, Any, Final, get_args
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from advlock import _connect, _dsn, _duration
+from advlock import _connect, _dsn, _duration, _recording
 from advlock._duration import brief
 from advlock._key import Key, Scheme, pg_encoding
 from advlock._ledger import FORKED, HELD, LOST, Ledger, Ticket
 from advlock._liveness import LIVENESS, LONGEST, SHORTEST_LEASE, SHORTEST_LIVENESS, Bounds
+from advlock._names import Names as UsedNames
 from advlock._plan import Waited, judge_failed_wait
 from advlock.errors import (
     ConfigError,
@@ -22,15 +24,19 @@ from advlock.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import timedelta
+    from pathlib import Path
     from typing import TypeAlias
 
     from advlock._connecting import Connected
     from advlock._holder import Holder
+    from advlock._inspect._tree import Snapshot
     from advlock._key import Name
-    from advlock._plan import Refused
+    from advlock._plan import Refused, SessionPlan
     from advlock._pooling import Verdict
+    from advlock._registry._names import Names
+    from advlock._registry._registry import Registry
     from advlock._set_up import Identity
 
     Seconds: TypeAlias = float | str | timedelta | None
@@ -49,24 +55,31 @@ _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 class Client:
     """The part of a client that neither waits nor talks to the server."""
 
+    _full_until = 0.0  # so long a pooler is not asked for sessions to wait on
+    _renew: Callable[[], _dsn.Dsn] | None = None  # the address of this moment, where it changes
+
     def __init__(  # noqa: PLR0913 - the settings of a client, all named
         self,
         dsn: str | None = None,
         *,
-        namespace: str = "",
-        keys: Scheme = "hashtextextended",
+        namespace: str | None = None,
+        keys: Scheme | None = None,
         max_connections: int = 4,
         max_locks: int = 1000,
         application_name: str | None = None,
         liveness: Liveness = LIVENESS,
         lease: Seconds = None,
+        registry: Registry | str | Path | Literal[True] | None = None,
+        strict: bool = False,
     ) -> None:
-        _check(isinstance(namespace, str), f"namespace must be a string, not {namespace!r}")
-        _check(keys in _SCHEMES, f"keys must be one of {', '.join(_SCHEMES)}, not {keys!r}")
+        _check(isinstance(namespace, str | None), f"namespace must be a string, not {namespace!r}")
+        schemes = ", ".join(_SCHEMES)
+        _check(keys in (None, *_SCHEMES), f"keys must be one of {schemes}, not {keys!r}")
         _check_count("max_connections", max_connections)
         _check_count("max_locks", max_locks)
-        self.namespace = namespace
-        self.keys: Scheme = keys
+        self._names = names = _names(registry, strict=strict, namespace=namespace, keys=keys)
+        self.namespace = names.namespace if names else namespace or ""
+        self.keys: Scheme = names.keys if names else keys or "hashtextextended"
         self.max_connections = max_connections
         self.max_locks = max_locks
         self._dsn = _dsn.resolve(dsn, given="the DSN")
@@ -76,12 +89,12 @@ class Client:
         self._ledger = Ledger(max_locks)
         self._encoding: str | None = None
         self._known: dict[str, Key] = {}  # what names became, with these settings and encoding
+        self._used = UsedNames()  # what they were, to be recorded
         self._can_wait_on_server = True
         self._server: Identity | None = None  # where we were connected last
         self._pooler: Verdict | None = None  # what stood in between
         self._pooler_may_differ = False  # since a session has ended
         self._pinned = False  # whether a transaction is around what holds locks
-        self._full_until = 0.0  # so long a pooler is not asked for sessions to wait on
         self._closed = False
         self._reset()
         _clients.add(self)
@@ -99,23 +112,72 @@ class Client:
         """Make the key of `name`, if that needs no knowledge of the server's encoding."""
         if type(name) is str and (known := self._known.get(name)) is not None:
             return known
-        if isinstance(name, str) and not name.isascii() and self._encoding is None:
+        key = self._new_key(name)
+        if key is None:
             return None
-        key = Key.of(
+        if type(name) is str:  # only those: `(1, True) == (1, 1)`
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[name] = key
+        self._note(key)
+        return key
+
+    def _note(self, key: Key) -> None:
+        """Note what a key is called, for others to read."""
+        self._used.note(key)
+
+    def _new_key(self, name: Name) -> Key | None:
+        if self._names is not None:
+            return self._names.key(name, self._encoding)
+        encoded = isinstance(name, str) and not (self.namespace + name).isascii()
+        if encoded and self._encoding is None:
+            return None
+        return Key.of(
             name,
             namespace=self.namespace,
             encoding=self._encoding or "utf-8",
             scheme=self.keys,
         )
-        if type(name) is str:  # only those: `(1, True) == (1, 1)`
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            self._known[name] = key
-        return key
+
+    def _key_if_any(self, name: Name) -> Key | None:
+        """Make the key of `name` for an error that is on its way, and no other error."""
+        with suppress(LockError):
+            return self._ascii_key(name)
+        return None
+
+    def _looking(
+        self, names: Iterable[Name], used: Iterable[Key], *, all_databases: bool
+    ) -> SessionPlan[Snapshot]:
+        """Make the plan that looks at locks; once it is known how the server spells names.
+
+        Args:
+            names: Only these; all without it.
+            used: The keys of our own locks, whose names we know.
+            all_databases: Those of all databases.
+        """
+        from advlock._inspect._look import once  # noqa: PLC0415 - a client that only locks does not
+
+        registry = self._names.registry if self._names is not None else None
+        encoding = self._encoding or "utf-8"
+        return once(
+            names,
+            all_databases=all_databases,
+            registry=registry,
+            namespace=self.namespace,
+            encoding=encoding,
+            used=used,
+        )
 
     def _conninfo(self) -> str:
         # Made anew for each connection: its signature names this process, which may be a fork.
+        if self._renew is not None:
+            self._dsn = self._renew()
         return _connect.conninfo(self._dsn.conninfo, self._application_name, self._bounds)
+
+    @property
+    def _signs(self) -> bool:
+        """Whether the sessions' `application_name` is ours to choose."""
+        return _connect.signs(self._dsn.conninfo, self._application_name)
 
     @property
     def liveness(self) -> float:
@@ -142,6 +204,7 @@ class Client:
                 f"DSN, or end it; if it is to be used again, make a new client"
             )
         self._server = server
+        self._used.done = _recording.done_at(made.wire, server)
         self._pooler = made.pooler
         self._pooler_may_differ = False
         self._pinned = made.wire.pinned
@@ -246,14 +309,15 @@ def at_least(deadline: float | None, now: float) -> float | None:
     return None if deadline is None else max(deadline, now + GRACE)
 
 
-def names_of(names: Iterable[Name]) -> tuple[Name, ...]:
-    """Read the names of `hold_all`.
+def names_of(names: Iterable[Name], example: str = "hold_all({})") -> tuple[Name, ...]:
+    """Read several names.
 
     Raises:
         ConfigError: it is one name.
     """
     if isinstance(names, str):
-        msg = f"hold_all takes several names: hold_all([{names!r}]), or hold({names!r}) for one"
+        several = example.format([names])
+        msg = f"hold_all takes several names: {several}, or hold({names!r}) for one"
         raise ConfigError(msg)
     return tuple(names)
 
@@ -295,6 +359,23 @@ def timeout(
         wait=wait,
         holders=holders,
     )
+
+
+def _names(
+    registry: Registry | str | Path | Literal[True] | None,
+    *,
+    strict: bool,
+    namespace: str | None,
+    keys: Scheme | None,
+) -> Names | None:
+    _check(isinstance(strict, bool), f"strict must be True or False, not {strict!r}")
+    if registry is None:
+        _check(not strict, "strict=True needs a registry: registry=True for the nearest file")
+        return None
+    from advlock._registry import _names  # noqa: PLC0415 - for those who have one
+
+    found = _names.read(registry)
+    return _names.Names(found, strict=strict, namespace=namespace, keys=keys)
 
 
 def _check(good: bool, message: str) -> None:  # noqa: FBT001

@@ -84,9 +84,16 @@ def conninfo(dsn: str, application_name: str | None, bounds: Bounds) -> str:
     settings["client_encoding"] = "utf8"  # what we send and read, whatever the database is in
     if application_name is not None:
         settings["application_name"] = application_name
-    elif "application_name" not in given and "PGAPPNAME" not in os.environ:
+    elif signs(dsn, application_name):
         settings["application_name"] = _label.make()
     return make_conninfo(dsn, **settings)
+
+
+def signs(dsn: str, application_name: str | None) -> bool:
+    """Whether the `application_name` is ours to choose; `dsn` can be read."""
+    if application_name is not None or "PGAPPNAME" in os.environ:
+        return False
+    return "application_name" not in conninfo_to_dict(dsn)
 
 
 def ended_at_once(why: Exception) -> DatabaseUnavailable:

@@ -114,7 +114,7 @@ class Connecting:
 
     def __init__(
         self,
-        conninfo: str,
+        conninfo: str | Callable[[], str],
         dsn: Dsn,
         bounds: Bounds,
         done: Callable[[Connecting], Any],
@@ -130,8 +130,10 @@ class Connecting:
         # Not a `threading.Thread`: its start() waits in ways that an interruption breaks.
         _thread.start_new_thread(self._connect, (conninfo, dsn, pooler))
 
-    def _connect(self, conninfo: str, dsn: Dsn, pooler: Verdict | None) -> None:
+    def _connect(self, conninfo: str | Callable[[], str], dsn: Dsn, pooler: Verdict | None) -> None:
         try:
+            if not isinstance(conninfo, str):
+                conninfo = conninfo()  # here: it may take its time, and the caller has a deadline
             self.connected = connect(conninfo, dsn, self.pulse, pooler)
         except BaseException as error:  # noqa: BLE001 - it is raised again in every caller
             self.error = self.error or error

@@ -6,11 +6,12 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
-from advlock import _plan
+from advlock import _observe, _plan
 from advlock._aloop import by
 from advlock._client import GRACE
 from advlock._ledger import QUEUED
 from advlock._plan import Expired, Refused, SessionLost, Waited
+from advlock._signing import Signature
 from advlock._waiter import new_waiter, wait
 from advlock.errors import DatabaseUnavailable
 
@@ -24,19 +25,34 @@ if TYPE_CHECKING:
 
 
 def _wait_for(client: Client, ticket: Ticket, left: float | None) -> _plan.SessionPlan[bool]:
-    return _plan.wait_for(ticket, left, client._bounds, pooled=client._pooler is not None)
+    pooled = client._pooler is not None
+    sign = Signature(ticket) if client._signs else None
+    return _plan.wait_for(ticket, left, client._bounds, pooled=pooled, sign=sign)
 
 
 # -- sync ------------------------------------------------------------------------------------------
 
 
-def contend(client: Core, ticket: Ticket, deadline: float | None) -> bool:
+def contend(
+    client: Core,
+    ticket: Ticket,
+    deadline: float | None,
+    plan: _plan.ClientPlan[bool] | None = None,
+) -> bool:
     """Acquire a lock that was not free at once; tell whether it is held now.
+
+    Args:
+        client: Whose lock it is.
+        ticket: What to acquire.
+        deadline: When to give up, in `time.monotonic` seconds; None for never.
+        plan: How; `_plan.contend` without it.
 
     Raises:
         Expired: `deadline` passed while the server was being asked.
     """
-    plan = _plan.contend(ticket)
+    if plan is None:
+        _observe.waits(client, ticket)
+        plan = _plan.contend(ticket)
     try:
         client._sessions.enlist(ticket)
         step = next(plan)
@@ -119,13 +135,16 @@ def _wait_on(
 # -- async -----------------------------------------------------------------------------------------
 
 
-async def acontend(client: AsyncCore, ticket: Ticket, deadline: float | None) -> bool:
-    """Acquire a lock that was not free at once; tell whether it is held now.
-
-    Raises:
-        Expired: `deadline` passed while the server was being asked.
-    """
-    plan = _plan.contend(ticket)
+async def acontend(
+    client: AsyncCore,
+    ticket: Ticket,
+    deadline: float | None,
+    plan: _plan.ClientPlan[bool] | None = None,
+) -> bool:
+    """Acquire a lock that was not free at once; tell whether it is held now; as `contend`."""
+    if plan is None:
+        _observe.waits(client, ticket)
+        plan = _plan.contend(ticket)
     sessions = client._bind()
     sessions.enlist()
     try:
@@ -203,6 +222,7 @@ async def _await_on(
         session.end("waiting on the server failed")
         return client._no_waiting(refusal)
     except Expired:
+        session.end("its caller stopped waiting")  # also where the lock is granted by now
         await session.stopped()
         raise
     except BaseException:

@@ -8,7 +8,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from advlock import _plan
+from advlock import _observe, _plan
+from advlock._all import release_all
 from advlock._beside import beside
 from advlock._client import GRACE, Client, at_least, timeout
 from advlock._connect import ended_at_once
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from advlock._holder import Holder
+    from advlock._inspect._tree import Snapshot
     from advlock._key import Key, Name
     from advlock._session import Session
     from advlock.errors import LockTimeout
@@ -54,6 +56,9 @@ class Core(Client):
     ) -> Held:
         deadline = None if wait is None else time.monotonic() + wait
         owner = threading.current_thread() if owned else None
+        if _observe.on():
+            how = {"wait": wait, "shared": shared, "reentrant": reentrant, "owner": owner}
+            return _observe.watch((self, name), how, self._hold_by, deadline, name, **how)
         return self._hold_by(
             deadline, name, wait=wait, shared=shared, reentrant=reentrant, owner=owner
         )
@@ -72,22 +77,25 @@ class Core(Client):
         ticket = None
         soon = at_least(deadline, time.monotonic())
         try:
-            key = self._key(name, soon)
-            if reentrant and (again := self._hold_again(key, owner, shared=shared)):
-                return again
-            ticket = Ticket(key, name, shared=shared, owner=owner)
-            if self._enter(ticket, wait) and self._try(ticket, soon):
-                return Held(self, self._believed(ticket))
-            if contend(self, ticket, deadline):
-                return Held(self, self._believed(ticket))
-            self._abandon(ticket)
-        except Expired:
+            with contextlib.suppress(Expired):
+                key = self._key(name, soon)
+                if reentrant and (again := self._hold_again(key, owner, shared=shared)):
+                    return again
+                ticket = Ticket(key, name, shared=shared, owner=owner)
+                if self._enter(ticket, wait) and self._try(ticket, soon):
+                    return Held(self, self._believed(ticket))
+                if contend(self, ticket, deadline):
+                    return Held(self, self._believed(ticket))
             self._abandon(ticket)
         except BaseException:
-            self._abandon(ticket)
+            try:
+                self._abandon(ticket)
+            finally:  # it may have been interrupted
+                self._abandon(ticket)
             raise
         raise self._timed_out(name, wait or 0.0)
 
+    @_observe.asks
     def _attempt(
         self, name: Name, *, shared: bool = False, reentrant: bool = False, owned: bool = True
     ) -> Held | None:
@@ -108,34 +116,25 @@ class Core(Client):
             raise
         return None
 
-    def _hold_all(self, names: tuple[Name, ...], *, wait: float | None) -> list[Held]:
-        deadline = None if wait is None else time.monotonic() + wait
-        owner = threading.current_thread()
-        try:
-            keys = [self._key(name, deadline) for name in names]
-        except Expired:
-            raise self._timed_out(", ".join(map(str, names)), wait or 0.0) from None
-        held: dict[Key, Held] = {}
-        try:
-            for key, name in sorted(dict(zip(keys, names, strict=True)).items()):
-                held[key] = self._hold_by(
-                    deadline, name, wait=wait, shared=False, reentrant=False, owner=owner
-                )
-        except BaseException:
-            self._let_go_all([*held.values()][::-1])
-            raise
-        return [held[key] for key in dict.fromkeys(keys)]
-
     def _hold_again(self, key: Key, owner: object, *, shared: bool) -> Held | None:
-        with self._mutex:
-            ticket = self._ledger.find_held(key, owner)
-            if ticket is not None:
+        counted: Ticket | None = None
+        try:
+            with self._mutex:
+                if (ticket := self._ledger.find_held(key, owner)) is None:
+                    return None
                 if not ticket.session.vouches():
                     raise self._lost(ticket)
                 if ticket.shared and not shared:
                     raise self._refuse_upgrade(ticket)
-                ticket.depth += 1
-        return Held(self, ticket) if ticket is not None else None
+                again = Held.__new__(Held)
+                again._client, again._ticket = self, ticket
+                counted, ticket.depth = ticket, ticket.depth + 1
+            # Not a call: nothing may interrupt between this and the caller.
+            again._open, counted = True, None
+            return again
+        finally:
+            if counted is not None:
+                counted.depth -= 1
 
     def _enter_soon(self, ticket: Ticket) -> bool:
         """Enter at once, or after the round trip of those who are leaving: it is our own haste."""
@@ -178,20 +177,20 @@ class Core(Client):
     # -- releasing -------------------------------------------------------------------------------
 
     def _let_go_all(self, held: list[Held]) -> list[LockError]:
-        errors = []
-        left = list(held)
-        try:
-            while left:
-                try:
-                    self._let_go(left[0])
-                except LockError as error:
-                    errors.append(error)
-                del left[0]
-        finally:
-            # Interrupted: the traceback keeps the others alive, so no finalizer would free them.
-            for one in left:
-                self._drop(one._ticket)
-        return errors
+        if len(held) > 1:
+            return release_all(self, held)
+        for one in held:
+            try:
+                self._let_go(one)
+            except LockError as error:
+                return [error]
+            except BaseException:
+                # Interrupted: the traceback keeps it alive, so no finalizer would free it.
+                if one._open:  # else it was given back, and an outer hold may go on
+                    one._open = False
+                    self._drop(one._ticket)
+                raise
+        return []
 
     def _let_go(self, held: Held) -> None:
         if not held._open:
@@ -199,15 +198,35 @@ class Core(Client):
             raise LockNotHeld(msg)
         self._release(held._ticket)
         held._open = False
+        if held._ticket.watched is not None:
+            _observe.let_go(self, held._ticket)
+
+    def _leave(self, held: Held) -> Op | None:
+        """Begin to release; None where that is no matter of the server's (yet)."""
+        if not held._open:
+            msg = f"{held!r} is not held any more"
+            raise LockNotHeld(msg)
+        op = None
+        if self._is_last(held._ticket):
+            op = self._ledger.release_op(held._ticket)
+            held._ticket.state = RELEASING
+        held._open = False
+        return op
+
+    def _is_last(self, ticket: Ticket) -> bool:
+        """Whether releasing means the server, and not one of several holds of one lock."""
+        if ticket.state is FORKED:
+            return False
+        if ticket.depth > 1:
+            ticket.depth -= 1
+            return False
+        self._check_held(ticket)
+        return True
 
     def _release(self, ticket: Ticket) -> None:
         """Release for certain: afterwards the lock is free for everybody."""
-        if ticket.state is FORKED:
+        if not self._is_last(ticket):
             return
-        if ticket.depth > 1:
-            ticket.depth -= 1
-            return
-        self._check_held(ticket)
         session: Session = ticket.session
         op = self._ledger.release_op(ticket)
         try:
@@ -232,22 +251,30 @@ class Core(Client):
             session.put(op)
 
     def _abandon(self, ticket: Ticket | None) -> None:
-        """Give up a ticket in whatever state it is; nobody waits for what the server says."""
+        """Give up a ticket in whatever state it is; nobody waits for what the server says.
+
+        Called again after an interruption, it goes on from there.
+        """
         if ticket is None:
             return
         with self._mutex:
             woken = self._ledger.withdraw(ticket)
             op = ticket.op
-            if ticket.state is HELD:
+            if ticket.state is HELD or ticket.state is RELEASING:
                 op = self._ledger.release_op(ticket)
                 ticket.state = RELEASING
         _wake_all(woken)
         if op is not None:
             self._see_through(op)
         self._sessions.dismiss(ticket)
+        if ticket.watched is not None:
+            _observe.released(self, ticket)
 
     def _drop(self, ticket: Ticket) -> None:
         """Release a ticket whose handle was garbage-collected, wherever that happened."""
+        if ticket.depth > 1:  # an outer hold has it still, and believes in it
+            ticket.depth -= 1
+            return
         ticket.withdrawn = True  # its owner does not hold it any more, though the server may
         with contextlib.suppress(RuntimeError):  # the interpreter is shutting down
             _thread.start_new_thread(self._release_quietly, (ticket,))
@@ -255,6 +282,7 @@ class Core(Client):
     def _release_quietly(self, ticket: Ticket) -> None:
         with contextlib.suppress(LockLost, LockNotHeld):
             self._release(ticket)
+        _observe.dropped(self, ticket)
 
     # -- what sessions report --------------------------------------------------------------------
 
@@ -289,7 +317,7 @@ class Core(Client):
         if lost:
             # Not here: this may be the thread that looks after every session of the process, and
             # what the log and the callbacks do is somebody else's code.
-            _apart(tell_lost, lost, _apart, quietly=self._closed)
+            _apart(tell_lost, self, lost, _apart)
 
     def _carried(self, session: Session) -> list[Ticket]:
         with self._mutex:
@@ -309,7 +337,20 @@ class Core(Client):
         sessions = self._sessions
         session = sessions.shared or sessions.connect(deadline)
         try:
-            return session.fetch(_plan.holders(key), deadline)
+            return session.fetch(_plan.holders(key, briefly=True), deadline)
+        except Refused as refusal:
+            raise _plan.server_error(refusal) from None
+        except SessionLost as error:
+            msg = f"the session ended while it was asked: {error}; try again"
+            raise DatabaseUnavailable(msg) from None
+
+    def _inspect(self, names: Iterable[Name], *, all_databases: bool) -> Snapshot:
+        session = self._sessions.shared or self._sessions.connect(None)
+        with self._mutex:
+            used = [ticket.key for ticket in self._ledger.tickets()]
+        plan = self._looking(names, used, all_databases=all_databases)
+        try:
+            return self._beside(session, plan)
         except Refused as refusal:
             raise _plan.server_error(refusal) from None
         except SessionLost as error:
@@ -323,13 +364,13 @@ class Core(Client):
         return beside(session, self._conninfo(), self._dsn, plan, deadline)
 
     def _timed_out(self, name: Name, wait: float) -> LockTimeout:
-        key = self._ascii_key(name)
+        key = self._key_if_any(name)
         holders: list[Holder] = []
-        sessions = self._sessions
-        if key is not None and sessions.shared is not None:
+        if key is not None and self._sessions.shared is not None:
             with contextlib.suppress(Expired, LockError):
                 holders = self._ask_holders(key, time.monotonic() + GRACE)
-        return timeout(name, key, wait, holders, pinned=self._pinned)
+        late = timeout(name, key, wait, holders, pinned=self._pinned)
+        return _observe.timed_out(self, late)
 
     def _token(self, ticket: Ticket) -> int:
         if ticket.token is None:

@@ -167,7 +167,7 @@ def find_settings(cwd: Path | None = None) -> tuple[dict[str, Any], Path | None]
         cwd = (cwd or Path()).absolute()
     for folder in (cwd, *cwd.parents) if cwd else ():
         for name in ("advlock.toml", "pyproject.toml"):
-            settings = _read_settings(folder / name)
+            settings = read_settings(folder / name)
             if settings is not None:
                 return settings, folder / name
         if (folder / ".git").exists():
@@ -246,20 +246,21 @@ def _found(dsn: object, origin: str) -> Dsn:
         raise ConfigError(f"{origin}: {error}") from None
 
 
-def _read_settings(path: Path) -> dict[str, Any] | None:
+def read_settings(path: Path) -> dict[str, Any] | None:
+    """Read the settings of one file; None when it has none, or does not exist."""
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-    own = path.name == "advlock.toml"
+    own = path.name != "pyproject.toml"
     # Somebody else's pyproject.toml costs no parse, and its mistakes are not ours to report.
     if not own and "advlock" not in text:
         return None
     try:
         table: Any = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of a number with too many digits
         raise ConfigError(f"{path}: no valid TOML: {error}") from error
     for key in () if own else ("tool", "advlock"):
         table = table.get(key) if isinstance(table, dict) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import select
 import time
 from collections import deque
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 
-from advlock import _plan, _watch
+from advlock import _observe, _plan, _watch
 from advlock._clock import now
 from advlock._plan import Expired, Refused, SessionLost, Unanswered
 from advlock._waiter import milliseconds, wake
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
     from advlock._liveness import Pulse
     from advlock._wire import Answer, Wire
 
-log = logging.getLogger("advlock")
 R = TypeVar("R")
 
 _LARGEST_BATCH = 500
@@ -276,13 +274,13 @@ class Engine:
         """With the turn: the session is over. Close the socket; the server frees the locks."""
         if self.lost is None:
             self.lost = " ".join(reason.split())
-            if log.isEnabledFor(logging.DEBUG):
+            if _observe.on():
                 # Elsewhere: a log handler is somebody's code, and may take its time.
                 _watch.elsewhere(self._say_ended)
         self._bury()
 
     def _say_ended(self) -> None:
-        log.debug("session ended: %s", self.lost, extra={"event": "session.ended"})
+        _observe.ended(self.lost)
 
     def _bury(self) -> None:
         """With the turn, after the end: close, and tell everybody. May be called again."""

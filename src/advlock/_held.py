@@ -10,7 +10,7 @@ import warnings
 import weakref
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
-from advlock import _label
+from advlock import _label, _observe
 from advlock._ledger import FORKED, HELD, LOST
 from advlock.errors import ConfigError, LockError, LockNotHeld
 
@@ -35,6 +35,8 @@ class BaseHeld:
 
     __slots__ = ("__weakref__", "_client", "_open", "_ticket")
 
+    tells = True  # whether its loss is news to whoever holds it
+
     def __init__(self, client: Any, ticket: Ticket) -> None:
         self._client = client
         self._ticket = ticket
@@ -55,6 +57,10 @@ class BaseHeld:
         if getattr(self, "_open", False) and self._ticket.state is HELD:
             self._client._drop(self._ticket)
             warnings.warn(f"{self!r} was never released", ResourceWarning, stacklevel=2)
+
+    def _parts(self) -> list[BaseHeld]:
+        """List what is released together."""
+        return [self]
 
     @property
     def name(self) -> Name:
@@ -133,23 +139,20 @@ def _call_back(ticket: Ticket) -> None:
                 )
 
 
-def tell_lost(tickets: list[Ticket], call: Callable[..., object], *, quietly: bool = False) -> None:
+def tell_lost(client: Any, tickets: list[Ticket], call: Callable[..., object]) -> None:
     """Tell the holders of `tickets` that they are lost.
 
     Args:
+        client: Whose they were. If it was closed, it has ended the session itself.
         tickets: What was lost.
         call: Has a function called, each time apart from everything else: no holder's callback
             keeps the news from another.
-        quietly: Without a word in the log, because it was our own client that ended the session.
     """
     for ticket in tickets:
-        if not quietly:
-            log.warning(
-                "lock %r was lost: %s",
-                ticket.name,
-                ticket.session.why,
-                extra={"event": "lock.lost", "lock": ticket.name},
-            )
+        if client._closed:
+            _observe.released(client, ticket, by="close")
+        elif ticket.key.seed >= 0:  # below, a semaphore's slot goes with it
+            _observe.lost(client, ticket, ticket.session.why)
         if ticket.on_lost:
             call(_call_back, ticket)
 
@@ -294,7 +297,9 @@ class HoldAll(_SyncEntry["list[Held]"]):
     __slots__ = ()
 
     def _enter(self) -> list[Held]:
-        return self._client._hold_all(self._name, wait=self._wait)
+        from advlock._all import hold_all  # noqa: PLC0415 - it is made of what is here
+
+        return hold_all(self._client, self._name, wait=self._wait)
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
         """Hold the locks around each call of `function`."""
@@ -304,7 +309,7 @@ class HoldAll(_SyncEntry["list[Held]"]):
 def each(held: Any) -> list[Any]:
     if held is None:
         return []
-    return held[::-1] if isinstance(held, list) else [held]
+    return held[::-1] if isinstance(held, list) else held._parts()
 
 
 def join_errors(body: BaseException | None, error: LockError) -> BaseException:

@@ -18,6 +18,7 @@ Scheme: TypeAlias = Literal["hashtextextended", "hashtext"]
 
 _SCHEMES: Final = get_args(Scheme)
 _WORD: Final = 0xFFFFFFFF
+_SUFFIX: Final = 0xFFFF
 # Two ints take the one key space of their own that pg_locks calls objsubid 2.
 _OBJSUBIDS: Final = (1, 2)
 _PRINTABLE: Final = 128
@@ -30,8 +31,8 @@ class Key:
 
     Keys are equal, hash and sort by key space and value alone; the name a key came from is only
     remembered for people to read. Sorting is the canonical order in which several locks are taken.
-    Keys are made by `Key.of`, `Key.hashtext`, `Key.slot` and `Key.from_pg`, which check what they
-    are given; the constructor does not.
+    Keys are made by `Key.of`, `Key.hashtext`, `Key.slot`, `Key.agreed` and `Key.from_pg`, which
+    check what they are given; the constructor does not.
 
     Attributes:
         pair: True in the space of two 32-bit integers, False in that of one 64-bit integer.
@@ -42,7 +43,8 @@ class Key:
 
         scheme: The SQL function that made `value` of `name`.
 
-        seed: The seed given to it: 0, or the number of a semaphore's slot.
+        seed: The seed given to it: 0, or the number of a semaphore's slot. Below zero it is none:
+            -1 for a semaphore's queue, and -1-n for the agreement that it has n slots.
     """
 
     __module__ = "advlock"
@@ -118,6 +120,28 @@ class Key:
         return _named(_string(name), namespace, encoding, "hashtextextended", seed)
 
     @classmethod
+    def agreed(cls, name: str, slots: int, *, namespace: str = "", encoding: str = "utf-8") -> Key:
+        """Make the key that whoever holds a slot of a semaphore shares: how many slots it has.
+
+        The keys for all numbers are alike but for the last 16 bits, so one sees in `pg_locks`
+        whether all agree. That for 0 slots is locked by the first of those who wait.
+
+        Args:
+            name: The semaphore's name.
+            slots: How many slots it has, at most 65 535; 0 for its queue.
+            namespace: As for `of`.
+            encoding: The Python codec of the server's encoding.
+
+        Raises:
+            ConfigError: The name cannot be a key, or `slots` is no such number.
+        """
+        if not 0 <= _integer(slots, 64, "a number of slots") <= _SUFFIX:
+            raise ConfigError(f"a semaphore has at most {_SUFFIX} slots, not {slots}")
+        key = _named(_string(name), namespace, encoding, "hashtextextended", -1)
+        value = key.value & ~_SUFFIX | slots
+        return cls(False, value, key.name, key.scheme, -1 - slots)  # noqa: FBT003
+
+    @classmethod
     def from_pg(cls, classid: int, objid: int, objsubid: int) -> Key:
         """Read a key back from the columns of `pg_locks` (of its rows of locktype `advisory`).
 
@@ -166,6 +190,8 @@ class Key:
         """The arguments of `pg_advisory_lock(…)` as a DBA would write them."""
         if self.name is not None:
             text = "'" + self.name.replace("'", "''") + "'"
+            if self.seed < 0:
+                return f"{self.scheme}({text}, -1) & {~_SUFFIX} | {-1 - self.seed}"
             seed = f", {self.seed}" if self.scheme == "hashtextextended" else ""
             return f"{self.scheme}({text}{seed})"
         if self.pair:

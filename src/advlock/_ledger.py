@@ -51,6 +51,7 @@ class Ticket:
     """One request for one lock, and the hold that may come of it."""
 
     __slots__ = (
+        "asked",
         "depth",
         "index",
         "key",
@@ -65,6 +66,7 @@ class Ticket:
         "state",
         "token",
         "waker",
+        "watched",
         "withdrawn",
     )
 
@@ -79,11 +81,13 @@ class Ticket:
         self.withdrawn = False
         self.op: Op | None = None  # the try that the server has not answered yet
         self.session: Any = None
+        self.asked = 0.0  # since when the server's queue is waited in
         self.since = 0.0
         self.waker: Any = None
         self.release_op: Op | None = None
         self.on_lost: list[Callable[[], object]] | None = None
         self.token: int | None = None
+        self.watched: tuple[float, int | None] | None = None  # what `_observe` notes of the hold
 
     def __repr__(self) -> str:
         """Show what one looks for in a debugger."""
@@ -211,6 +215,10 @@ class Ledger:
         ]
         return ops[-1] if ops and len(ops) == len(slot.active) else None
 
+    def knows(self, key: Key) -> bool:
+        """Whether this client holds `key`, asks for it or is releasing it."""
+        return index(key) in self._slots
+
     def find_held(self, key: Key, owner: object) -> Ticket | None:
         """Return the ticket by which `owner` holds `key`, if it does."""
         slot = self._slots.get(index(key))
@@ -253,9 +261,13 @@ class Ledger:
     # -- leaving ---------------------------------------------------------------------------------
 
     def withdraw(self, ticket: Ticket) -> Iterable[Ticket]:
-        """Give up asking. A ticket that is already held stays so: its caller must release it."""
+        """Give up asking. A ticket that is already held stays so: its caller must release it.
+
+        Called again, it says again whose turn it is now.
+        """
         ticket.withdrawn = True
-        if ticket.state is QUEUED or (ticket.state is ASKING and ticket.op is None):
+        left = ticket.state is QUEUED or ticket.state is GONE
+        if left or (ticket.state is ASKING and ticket.op is None):
             return self._leave(ticket, GONE)
         return NOBODY
 
@@ -285,7 +297,7 @@ class Ledger:
         if slot is not None:
             if ticket in slot.active:
                 slot.active.remove(ticket)
-            elif slot.queue and ticket in slot.queue:
+            if slot.queue and ticket in slot.queue:
                 slot.queue.remove(ticket)
         if ticket.state is not GONE and ticket.state is not LOST:
             ticket.state = state
@@ -299,10 +311,12 @@ class Ledger:
                 self._slots.pop(place, None)
                 return NOBODY
         else:
-            while slot.queue and slot.admits(slot.queue[0]):
+            while slot.queue:
                 ticket = slot.queue[0]
-                ticket.state = ASKING
-                if ticket not in slot.active:
+                if ticket not in slot.active:  # or an interrupted call has put it there
+                    if not slot.admits(ticket):
+                        break
+                    ticket.state = ASKING
                     slot.active.append(ticket)
                 slot.queue.popleft()
         # Whoever asks now, also those promoted by a call that was interrupted before it said so.

@@ -53,7 +53,9 @@ class LentWire(Wire):
         else:
             codes = ",".join([str(op.code) for op in ops])
             values = ",".join([str(op.value) for op in ops])
-            step = Step(_sql.BATCH_AT_HOME, (f"{{{codes}}}", f"{{{values}}}", self._home))
+            declares = any(op.code >= _sql.DECLARE for op in ops)
+            sql = _sql.DECLARING_BATCH_AT_HOME if declares else _sql.BATCH_AT_HOME
+            step = Step(sql, (f"{{{codes}}}", f"{{{values}}}", self._home))
         self._asks_for_locks = True
         super().send_script(Script((step,)))
 

@@ -102,7 +102,7 @@ class Lock(_BaseLock):
                 held = client._hold(name, wait=wait, shared=shared, owned=False)
             except LockTimeout:
                 return False
-        self._held.append(held)
+        self._held += [held]  # not a call: nothing may interrupt between this and the body
         return True
 
     def release(self) -> None:

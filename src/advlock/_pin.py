@@ -116,7 +116,7 @@ def aside(plan: SessionPlan[R], bounds: Bounds, server: Identity) -> SessionPlan
     Raises:
         Moved: this is another server than the one with the lock.
     """
-    setting = Step(_sql.SET_UP, _set_up.settings(0, bounds))
+    lead = (Step(_sql.READ_COMMITTED), Step(_sql.SET_UP, _set_up.settings(0, bounds)))
     answer: Rows = []
     refusal: Refused | None = None
     script = None
@@ -125,14 +125,14 @@ def aside(plan: SessionPlan[R], bounds: Bounds, server: Identity) -> SessionPlan
             if script is None:
                 script = next(plan)
             else:
-                script = plan.throw(refusal) if refusal else plan.send(answer[1:])
+                script = plan.throw(refusal) if refusal else plan.send(answer[len(lead) :])
             refusal = None
             try:
-                answer = yield Script((setting, *script.steps))
+                answer = yield Script((*lead, *script.steps))
             except Refused as error:
                 refusal = error
                 continue
-            if _set_up.read(answer[0][0])[0].server != server:
+            if _set_up.read(answer[1][0])[0].server != server:
                 raise Moved(MOVED)
     except StopIteration as stop:
         verdict: R = stop.value

@@ -80,7 +80,9 @@ class PinnedWire(Wire):
         else:
             codes = ",".join([str(op.code) for op in ops])
             values = ",".join([str(op.value) for op in ops])
-            step = Step(_sql.BATCH, (f"{{{codes}}}", f"{{{values}}}"))
+            declares = any(op.code >= _sql.DECLARE for op in ops)
+            sql = _sql.DECLARING_BATCH if declares else _sql.BATCH
+            step = Step(sql, (f"{{{codes}}}", f"{{{values}}}"))
         frees = releases and {op.ticket for op in ops}.issuperset(self.carried)
         self.send_script(Script((step,), locks=not releases, frees=frees))
 

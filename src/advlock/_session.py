@@ -12,7 +12,7 @@ import _thread
 import contextlib
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import psycopg
 
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from advlock._wire import Wire
 
 R = TypeVar("R")
+
+_MOMENT: Final = 0.1  # seconds
 
 
 class Session(Engine):
@@ -58,6 +60,7 @@ class Session(Engine):
         self._callers: deque[Any] = deque()  # who waits for the turn without an op
         self._rescued: object = None  # who left the turn to a rescuer
         self._claims: dict[object, object] = {}  # which rescuer it is
+        self.errand: Callable[[Session], object] | None = None  # of whoever looks after it
 
     # -- combined requests -----------------------------------------------------------------------
 
@@ -73,9 +76,31 @@ class Session(Engine):
             raise op.error
         return op.result
 
-    def _ask(self, op: Op, deadline: float | None) -> None:
+    def ask_all(self, ops: Sequence[Op], deadline: float | None) -> None:
+        """Ask several ops together, in one request unless they are very many.
+
+        Raises:
+            Expired: `deadline` passed; the request goes on.
+            SessionLost: the session ended before it answered all of them.
+        """
         try:
-            self._pending.append(op)
+            self._pending.extend(ops)
+            for op in ops:
+                self._guarded(op, self._ask, op, deadline, queued=True)
+        except BaseException:
+            for op in ops:
+                op.deserted = True
+            if not self._turn:
+                self._wake_next()
+            raise
+        for op in ops:
+            if op.error is not None:
+                raise op.error
+
+    def _ask(self, op: Op, deadline: float | None, *, queued: bool = False) -> None:
+        try:
+            if not queued:
+                self._pending.append(op)
             while not op.done:
                 if self._turn.setdefault("owner", op) is op:
                     self._run_batch(deadline)
@@ -116,10 +141,22 @@ class Session(Engine):
         """Look at the socket, without waiting: False once the server has hung up."""
         # With the turn only if there is something to take: who asks again and again must not keep
         # the heartbeats from it.
-        if self.lost is None and self.wire.has_news():
+        if self.lost is None and (self.wire.has_news() or self._reader):
+            self._let_it_be_heard()
             me = object()
             self._guarded(me, self._look, me)
         return self.lost is None and not self._distrusted
+
+    def _let_it_be_heard(self) -> None:
+        """Wait a moment for the watcher, who is about to take the answer to a heartbeat.
+
+        After a stop of the whole process that may come with a goodbye (tests/chaos/test_frozen.py).
+        """
+        if self.listening:
+            _watch.prod()
+            limit = time.monotonic() + _MOMENT
+            while (self.listening or self._reader) and time.monotonic() < limit:
+                time.sleep(0.0002)
 
     def _look(self, me: object) -> None:
         if self._turn.setdefault("owner", me) is not me:
@@ -149,6 +186,8 @@ class Session(Engine):
             self._give_up()
         elif not self.listening and self._wants_a_beat(matters):
             self._beat()
+        elif self.errand is not None and self.lost is None:
+            self.errand(self)
         return min(heartbeat, max(0.0, self.pulse.left(now()))) if matters else heartbeat
 
     def _wants_a_beat(self, matters: bool) -> bool:  # noqa: FBT001
@@ -208,11 +247,11 @@ class Session(Engine):
 
     # -- turns -----------------------------------------------------------------------------------
 
-    def _guarded(self, me: object, work: Callable[..., Any], *args: Any) -> Any:
+    def _guarded(self, me: object, work: Callable[..., Any], *args: Any, **how: Any) -> Any:
         left = False
         try:
             try:
-                return work(*args)
+                return work(*args, **how)
             finally:
                 self._leave(me)
                 left = True

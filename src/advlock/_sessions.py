@@ -7,6 +7,7 @@ import contextlib
 import copy
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from advlock import _plan, _watch
@@ -14,13 +15,14 @@ from advlock._backoff import Backoff
 from advlock._client import POOL_STAYS_FULL
 from advlock._connecting import Connecting
 from advlock._plan import Expired, Refused, SessionLost
+from advlock._recording import look_in
 from advlock._session import Session
 from advlock.errors import DatabaseUnavailable, LockError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from advlock._client import Client
+    from advlock._core import Core
     from advlock._ledger import Op, Ticket
 
 # How long a server may take to confirm what close() releases, in seconds.
@@ -32,7 +34,7 @@ class Sessions:
 
     def __init__(
         self,
-        client: Client,
+        client: Core,
         settle: Callable[[Op, Session, bool | Exception], Any],
         when_lost: Callable[[Session, list[Op]], Any],
         carried: Callable[[Session], Sequence[object]],
@@ -82,13 +84,15 @@ class Sessions:
     def _start(self, done: Callable[[Connecting], Any]) -> Connecting:
         client = self._client
         pooler = client._pooler_still(connected=self.shared is not None)
-        return Connecting(client._conninfo(), client._dsn, client._bounds, done, pooler)
+        return Connecting(client._conninfo, client._dsn, client._bounds, done, pooler)
 
     def _connected(self, attempt: Connecting) -> None:
         with self._mutex:
             if self._connecting is attempt:
                 self._connecting = None
                 self.shared = self._adopt(attempt)
+                if self.shared is not None:
+                    self.shared.errand = partial(look_in, self._client)
                 self._backoff.note(time.monotonic(), failed=attempt.error is not None)
         _close_unused(attempt)
 

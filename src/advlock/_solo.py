@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import select
+import socket
 import time
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
@@ -15,7 +16,11 @@ from advlock._key import Key, pg_encoding
 from advlock._ledger import Ticket
 from advlock._liveness import Bounds, Pulse
 from advlock._plan import Expired, Refused, SessionLost, Waited
+from advlock._recording import record_one
+from advlock._semaphore import _plan as _slots
+from advlock._semaphore._keys import Keys
 from advlock._session import Session
+from advlock._signing import Signature
 from advlock.errors import DatabaseUnavailable, LockError
 
 if TYPE_CHECKING:
@@ -23,11 +28,15 @@ if TYPE_CHECKING:
 
     from advlock._connecting import Connected
     from advlock._holder import Holder
+    from advlock._registry._names import Names
+    from advlock._semaphore._plan import Take, View
 
 R = TypeVar("R")
 
 # How long a goodbye waits for the answer to a heartbeat, in seconds.
 _MOMENT: Final = 0.1
+# How long the command's end may go unnoticed because its lock's name is recorded.
+_A_WHILE: Final = 0.5
 
 
 class SoloSession:
@@ -36,6 +45,8 @@ class SoloSession:
     An exception that a signal handler raises may end any of its calls; discard it then, and the
     server frees what it held or waited for.
     """
+
+    names: Names | None = None  # what a registry says, where there is one
 
     def __init__(self, connected: Connected, pulse: Pulse, conninfo: str, dsn: _dsn.Dsn) -> None:
         self._wire = wire = connected.wire
@@ -49,6 +60,7 @@ class SoloSession:
         )
         self._looked = now()
         self._pause = self._again = 0.0
+        self._ended: socket.socket | None = None
         self._encoding = pg_encoding(wire.parameter("server_encoding"))
 
     def _carried(self) -> list[Self]:
@@ -90,11 +102,35 @@ class SoloSession:
 
     def key(self, name: str) -> Key:
         """Make the key of `name` in the server's encoding."""
-        return Key.of(name, encoding=self._encoding)
+        key = self.names.key(name, self._encoding) if self.names else None
+        return key or Key.of(name, encoding=self._encoding)
 
     def slot(self, name: str, n: int) -> Key:
         """Make the key of slot `n` of the semaphore `name`."""
+        if self.names is not None:
+            return self.names.slot(name, n, encoding=self._encoding)
         return Key.slot(name, n, encoding=self._encoding)
+
+    def slots(self, name: str, slots: int) -> Keys:
+        """Make the keys of the semaphore `name`."""
+        return Keys(slots, lambda n: self.slot(name, n), self._encoding)
+
+    def look(self, keys: Keys, deadline: float | None) -> View:
+        """Look at a semaphore; raises what `try_lock` does."""
+        return self._ask(_slots.look(keys), at_least(deadline, time.monotonic()))
+
+    def take_slot(self, keys: Keys, step: Take, deadline: float | None) -> bool:
+        """Take a slot if it is free and all agree; raises what `try_lock` does."""
+        plan = _slots.take(keys, step.slot, first=step.first)
+        taken = self._ask(plan, at_least(deadline, time.monotonic()))
+        self._holds = taken or step.first
+        if self._wire.pinned and not self._holds:
+            self._ask(_plan.unlock_all())
+        return taken
+
+    def leave_queue(self, keys: Keys) -> None:
+        """Let the next one look for a slot."""
+        self._ask(_slots.leave_queue(keys))
 
     def try_lock(self, key: Key, *, shared: bool, deadline: float | None = None) -> bool:
         """Take the lock if it is free.
@@ -143,7 +179,8 @@ class SoloSession:
     def _wait_there(self, ticket: Ticket, left: float | None, deadline: float | None) -> bool:
         limit = None if deadline is None else deadline + GRACE
         try:
-            plan = _plan.wait_for(ticket, left, self._bounds, pooled=self._pooled)
+            sign = Signature(ticket)
+            plan = _plan.wait_for(ticket, left, self._bounds, pooled=self._pooled, sign=sign)
             self._holds = self._drive(plan, limit)
         except Expired:
             return False
@@ -156,6 +193,13 @@ class SoloSession:
     def set_application_name(self, name: str) -> None:
         """Sign anew."""
         self._ask(_plan.set_application_name(name, pinned=self._wire.pinned))
+
+    def record(self, key: Key) -> None:
+        """Record what the lock is called, where the database has a place for that.
+
+        Quick, or given up: a lock and its command are worth more than its name.
+        """
+        record_one(self._session, key, time.monotonic() + _A_WHILE)
 
     def token(self) -> int:
         """Draw a fencing token; see `Held.token`.
@@ -193,6 +237,8 @@ class SoloSession:
         Silence counts only while somebody looked: after Ctrl-Z, or a suspended machine, the server
         is asked first, because nobody but it knows whether it has let go meanwhile.
         """
+        if self.lost:  # nobody may have looked since it ended, as while a name was recorded
+            return False
         if now() - self._looked > self._pause + self._bounds.heartbeat:
             self._session.pulse.forgive(now())
         self._pause = self._session.tend()
@@ -206,7 +252,7 @@ class SoloSession:
 
     def look_again(self) -> float:
         """Return when `alive` is to be called next, in `time.monotonic` seconds."""
-        return self._again
+        return 0.0 if self.lost else self._again
 
     @property
     def why(self) -> str:
@@ -214,8 +260,16 @@ class SoloSession:
         return self._session.why
 
     def fileno(self) -> int:
-        """Return the socket's descriptor; a process that inherits it keeps the lock."""
-        return self._wire.fd
+        """Return the socket's descriptor; a process that inherits it keeps the lock.
+
+        That of a lost session is closed, and its number may be another's: then one that has ended.
+        """
+        if not self.lost:
+            return self._wire.fd
+        if self._ended is None:
+            self._ended, other = socket.socketpair()
+            other.close()
+        return self._ended.fileno()
 
     def leave(self) -> None:
         """Do as `discard`, after the answer to a heartbeat if it comes soon.

@@ -12,12 +12,15 @@ from typing import Final, LiteralString
 
 # What a combined request can ask of one key. The codes below are 0-3 for bigint keys and 4-7 for
 # pairs of int4, which are another key space; `JOIN` is `TRY_SHARED` of somebody who already shares.
+# `DECLARE` is a semaphore's (`_semaphore/_plan.py`), and `DECLARE_FIRST` that of the first waiter.
 TRY: Final = 0
 TRY_SHARED: Final = 1
 UNLOCK: Final = 2
 UNLOCK_SHARED: Final = 3
 PAIR: Final = 4
 JOIN: Final = 8
+DECLARE: Final = 16
+DECLARE_FIRST: Final = 17
 
 # One key, the common case: a plain statement is a fifth cheaper than a batch of one.
 TRY_ONE: Final[LiteralString] = "SELECT pg_catalog.pg_try_advisory_lock($1)"
@@ -28,7 +31,7 @@ UNLOCK_ONE: Final[LiteralString] = "SELECT pg_catalog.pg_advisory_unlock($1)"
 # stands in a WHERE clause over rows: the planner decides how often that runs.
 # The server lets a session that shares a lock share it again in spite of a writer who waits; JOIN
 # does not, or readers of one client could starve a writer elsewhere for ever.
-BATCH: Final[LiteralString] = """
+_ASK: Final[LiteralString] = """
 SELECT CASE ask.op
     WHEN 0 THEN pg_catalog.pg_try_advisory_lock(ask.key)
     WHEN 1 THEN pg_catalog.pg_try_advisory_lock_shared(ask.key)
@@ -41,6 +44,24 @@ SELECT CASE ask.op
     WHEN 7 THEN pg_catalog.pg_advisory_unlock_shared(
                     (ask.key >> 32)::int4, (ask.key << 32 >> 32)::int4)
     ELSE CASE
+"""
+_DECLARE: Final[LiteralString] = """
+        WHEN ask.op >= 16 THEN CASE
+            WHEN NOT pg_catalog.pg_try_advisory_lock_shared(ask.key) THEN false
+            WHEN EXISTS (
+                SELECT FROM (SELECT pg_catalog.pg_lock_status() AS held) AS every
+                WHERE (held).locktype = 'advisory' AND (held).objsubid = 1
+                  AND (held).database = (SELECT oid FROM pg_catalog.pg_database
+                                         WHERE datname = pg_catalog.current_database())
+                  AND (held).classid = ((ask.key >> 32) & 4294967295)::oid
+                  AND ((held).objid::int8 # ask.key) & 4294901760 = 0
+                  AND (held).objid::int8 & 65535 <> ask.key & 65535
+                  AND (ask.op = 16 OR (held).objid::int8 & 65535 <> 0))
+            THEN NOT pg_catalog.pg_advisory_unlock_shared(ask.key)
+            ELSE true
+        END
+"""
+_ELSE: Final[LiteralString] = """
         WHEN EXISTS (
             SELECT FROM pg_catalog.pg_locks AS held
             WHERE held.locktype = 'advisory' AND NOT held.granted
@@ -57,6 +78,14 @@ SELECT CASE ask.op
 END
 FROM unnest($1::int2[], $2::int8[]) AS ask(op, key)
 """
+BATCH: Final[LiteralString] = _ASK + _ELSE
+
+# The same for a request in which a semaphore declares how many slots it has; apart, because to plan
+# it takes twice as long. DECLARE shares a key and then looks whether anybody has one that differs
+# in the last 16 bits alone; if so it lets go again. pg_lock_status() stands in a target list: in
+# FROM, as in the view pg_locks, its rows would be kept for the next row of the same request
+# (tests/postgres/test_slots.py).
+DECLARING_BATCH: Final[LiteralString] = _ASK + _DECLARE + _ELSE
 
 # Behind a pooler that lends us a session for good: the same on that backend, nothing on another.
 # The condition has no column in it, so it decides once, before any row and any lock
@@ -70,6 +99,9 @@ UNLOCK_ONE_AT_HOME: Final[LiteralString] = (
 )
 BATCH_AT_HOME: Final[LiteralString] = (
     BATCH + "WHERE pg_catalog.pg_backend_pid() = $3::pg_catalog.int4"
+)
+DECLARING_BATCH_AT_HOME: Final[LiteralString] = (
+    DECLARING_BATCH + "WHERE pg_catalog.pg_backend_pid() = $3::pg_catalog.int4"
 )
 
 # Which of our own session's locks does the server know? Asked after a statement failed half-way:
@@ -93,6 +125,10 @@ OPENING: Final[tuple[LiteralString, ...]] = (
 )
 COMMIT: Final[LiteralString] = "COMMIT"
 
+# Where there is only the transaction of a pipeline, before its first query: under a role's default
+# of another level it would not see what was committed while it waited for a lock.
+READ_COMMITTED: Final[LiteralString] = "SET transaction_isolation = 'read committed'"
+
 # A setting which an older server lacks is skipped instead of an error. $3 is the process whose
 # session is ours; behind a pooler it is another's, and our settings end with the transaction.
 # Not the view pg_locks but its function: a transaction that goes on would keep a lock on the view.
@@ -108,9 +144,11 @@ SELECT pg_catalog.pg_backend_pid(),
             THEN pg_catalog.substr(
                      pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 1, 8) END,
        EXISTS (SELECT FROM pg_catalog.pg_lock_status()
-               WHERE locktype = 'advisory' AND granted AND pid = pg_catalog.pg_backend_pid()),
+               WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND granted
+                 AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()),
        (SELECT pg_catalog.count(pg_catalog.set_config(
-                   ours.name, ours.value, pg_catalog.pg_backend_pid() <> $3::pg_catalog.int4))
+                   ours.name, ours.value,
+                   pg_catalog.pg_backend_pid() OPERATOR(pg_catalog.<>) $3::pg_catalog.int4))
         FROM ROWS FROM (pg_catalog.unnest($1::pg_catalog.text[]),
                         pg_catalog.unnest($2::pg_catalog.text[])) AS ours(name, value)
         WHERE pg_catalog.current_setting(ours.name, true) IS NOT NULL)
@@ -158,6 +196,9 @@ SETTINGS: Final[dict[str, str]] = {
     # A token must not be handed out again after a crash; `on` would wait for a standby as well.
     "synchronous_commit": "local",
     "client_min_messages": "error",
+    # What is prepared here means the same whatever its parameters; the server would plan a combined
+    # request anew each time, which takes longer than to carry it out.
+    "plan_cache_mode": "force_generic_plan",
     "client_connection_check_interval": "500ms",
 }
 
@@ -172,7 +213,9 @@ SELECT pg_catalog.set_config('advlock.op', $1, false),
        pg_catalog.set_config('advlock.key', $2, false),
        pg_catalog.set_config('advlock.wait', $3, false),
        pg_catalog.set_config('advlock.granted', '', false),
-       pg_catalog.set_config('tcp_user_timeout', $4, false)
+       pg_catalog.set_config('tcp_user_timeout', $4, false),
+       CASE WHEN $5::pg_catalog.text IS NOT NULL
+            THEN pg_catalog.set_config('application_name', $5, false) END
 """
 WAIT: Final[LiteralString] = """
 DO LANGUAGE plpgsql $advlock$
@@ -217,28 +260,45 @@ $advlock$
 WAIT_VERDICT: Final[LiteralString] = "SELECT pg_catalog.current_setting('advlock.granted')"
 
 # After a grant that was waited for: it may be long ago, on a network that delays. This asks whether
-# the server still hears us, and lifts the short timeout of those who wait (`_liveness`).
-CONFIRM: Final[LiteralString] = "SELECT pg_catalog.set_config('tcp_user_timeout', $1, false)"
+# the server still hears us, and lifts the short timeout of those who wait (`_liveness`). $2: how
+# the session signs now; NULL where the name is the user's own.
+CONFIRM: Final[LiteralString] = """
+SELECT pg_catalog.set_config('tcp_user_timeout', $1, false),
+       CASE WHEN $2::pg_catalog.text IS NOT NULL
+            THEN pg_catalog.set_config('application_name', $2, false) END
+"""
 
 # A comment is an empty query to the server: no transaction, no snapshot, no plan; yet it ends the
 # session's idling (tests/postgres/test_leases.py). It is also what pg_stat_activity shows of us.
 HEARTBEAT: Final[LiteralString] = "/* advlock: heartbeat */"
 
-# Who holds a key, and who waits for it. `waitstart` came with PostgreSQL 14; through jsonb its
-# absence is a NULL. A role that may not see a session's address sees NULL there.
+# Before the next text where locks are on the session. VACUUM FULL may lock a catalog, and the
+# heartbeats of all those locks would stand behind a question that waits for it.
+BRIEFLY: Final[LiteralString] = """
+SELECT pg_catalog.set_config('search_path', 'pg_catalog', true),
+       pg_catalog.set_config('lock_timeout', '100ms', true),
+       pg_catalog.set_config('statement_timeout', '1s', true)
+"""
+
+# Who holds a key, and who waits for it; of a session the same columns as `_inspect._sql.LOOK`. What
+# a role may not see of it is NULL.
 HOLDERS: Final[LiteralString] = """
-SELECT held.pid, held.granted, held.mode = 'ShareLock', activity.application_name,
-       activity.usename, activity.client_addr::text,
-       extract(epoch FROM (pg_catalog.to_jsonb(held) ->> 'waitstart')::timestamptz)
-FROM pg_catalog.pg_locks AS held
+SELECT lock.pid, activity.application_name, activity.usename,
+       pg_catalog.host(activity.client_addr), activity.client_port, activity.state,
+       extract(epoch FROM activity.state_change), extract(epoch FROM activity.backend_start),
+       extract(epoch FROM activity.xact_start), extract(epoch FROM activity.query_start),
+       pg_catalog."left"(activity.query, 1000), activity.backend_xmin IS NOT NULL,
+       lock.granted, lock.mode = 'ShareLock', extract(epoch FROM lock.waitstart),
+       extract(epoch FROM pg_catalog.clock_timestamp())
+FROM pg_catalog.pg_locks AS lock
 LEFT JOIN pg_catalog.pg_stat_activity AS activity USING (pid)
-WHERE held.locktype = 'advisory'
-  AND held.database = (SELECT oid FROM pg_catalog.pg_database
+WHERE lock.locktype = 'advisory'
+  AND lock.database = (SELECT oid FROM pg_catalog.pg_database
                        WHERE datname = pg_catalog.current_database())
-  AND held.classid = (($1::int8 >> 32) & 4294967295)::oid
-  AND held.objid = ($1::int8 & 4294967295)::oid
-  AND held.objsubid = $2::int2
-ORDER BY held.granted DESC, 7, held.pid
+  AND lock.classid = (($1::int8 >> 32) & 4294967295)::oid
+  AND lock.objid = ($1::int8 & 4294967295)::oid
+  AND lock.objsubid = $2::int2
+ORDER BY lock.granted DESC, lock.waitstart, lock.pid
 """
 
 # A fencing token: the timeline, read from the WAL's own file name, and a number that only rises,
@@ -297,12 +357,23 @@ SET_APPLICATION_NAME: Final[LiteralString] = (
 UNLOCK_ALL: Final[LiteralString] = "SELECT pg_catalog.pg_advisory_unlock_all()"
 
 # Transaction-level locks on the caller's own connection, by (shared, pair). Parameters are
-# psycopg's `%s`, because its client-side cursor merges them: see `_xact._cursor`.
+# psycopg's `%s`, because its client-side cursor merges them: see `_xact._cursor`. For other drivers
+# `_xact_plan.numbered` makes them `$1`.
+# The first also asks whether this is a read replica, which grants locks of its own: a pooler tells
+# its clients for ever what a server was when it first saw it.
 XACT_TRY: Final[dict[tuple[bool, bool], LiteralString]] = {
-    (False, False): "SELECT pg_catalog.pg_try_advisory_xact_lock(%s)",
-    (True, False): "SELECT pg_catalog.pg_try_advisory_xact_lock_shared(%s)",
-    (False, True): "SELECT pg_catalog.pg_try_advisory_xact_lock(%s, %s)",
-    (True, True): "SELECT pg_catalog.pg_try_advisory_xact_lock_shared(%s, %s)",
+    (False, False): (
+        "SELECT pg_catalog.pg_try_advisory_xact_lock(%s), pg_catalog.pg_is_in_recovery()"
+    ),
+    (True, False): (
+        "SELECT pg_catalog.pg_try_advisory_xact_lock_shared(%s), pg_catalog.pg_is_in_recovery()"
+    ),
+    (False, True): (
+        "SELECT pg_catalog.pg_try_advisory_xact_lock(%s, %s), pg_catalog.pg_is_in_recovery()"
+    ),
+    (True, True): (
+        "SELECT pg_catalog.pg_try_advisory_xact_lock_shared(%s, %s), pg_catalog.pg_is_in_recovery()"
+    ),
 }
 XACT_WAIT: Final[dict[tuple[bool, bool], LiteralString]] = {
     (False, False): "SELECT pg_catalog.pg_advisory_xact_lock(%s)",
@@ -312,6 +383,8 @@ XACT_WAIT: Final[dict[tuple[bool, bool], LiteralString]] = {
 }
 LOCK_TIMEOUT: Final[LiteralString] = "SELECT pg_catalog.current_setting('lock_timeout')"
 SET_LOCK_TIMEOUT: Final[LiteralString] = "SELECT pg_catalog.set_config('lock_timeout', %s, true)"
+# What a key's bytes depend on, for drivers that do not know it from the connection's start.
+SERVER_ENCODING: Final[LiteralString] = "SELECT pg_catalog.current_setting('server_encoding')"
 SAVEPOINT: Final[LiteralString] = "SAVEPOINT advlock"
 ROLLBACK_TO_SAVEPOINT: Final[LiteralString] = "ROLLBACK TO SAVEPOINT advlock"
 RELEASE_SAVEPOINT: Final[LiteralString] = "RELEASE SAVEPOINT advlock"

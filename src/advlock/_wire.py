@@ -35,10 +35,12 @@ _SMALLINT_ARRAY: Final = 1005
 _BIGINT_ARRAY: Final = 1016
 _BINARY: Final = 1
 _BATCH: Final = b"advlock_batch"
+_DECLARING: Final = b"advlock_declaring"
 _STATEMENTS: Final = {
     b"advlock_try": (_sql.TRY_ONE.encode(), (_INT8,)),
     b"advlock_unlock": (_sql.UNLOCK_ONE.encode(), (_INT8,)),
     _BATCH: (_sql.BATCH.encode(), (_SMALLINT_ARRAY, _BIGINT_ARRAY)),
+    _DECLARING: (_sql.DECLARING_BATCH.encode(), (_SMALLINT_ARRAY, _BIGINT_ARRAY)),
 }
 _ALONE: Final = {_sql.TRY: b"advlock_try", _sql.UNLOCK: b"advlock_unlock"}
 _pack_int8: Final = struct.Struct(">q").pack
@@ -148,7 +150,8 @@ class Wire:
         else:
             codes = ",".join([str(op.code) for op in ops])
             values = ",".join([str(op.value) for op in ops])
-            arguments = (name := _BATCH, (f"{{{codes}}}".encode(), f"{{{values}}}".encode()))
+            name = _DECLARING if any(op.code >= _sql.DECLARE for op in ops) else _BATCH
+            arguments = (name, (f"{{{codes}}}".encode(), f"{{{values}}}".encode()))
         if name in self._prepared:
             pgconn.send_query_prepared(*arguments)
         else:
@@ -222,6 +225,11 @@ class Wire:
                 self._check_goodbye(results[-1])
         if pgconn.pipeline_status:
             pgconn.exit_pipeline_mode()
+        # A goodbye that came in one piece with the answer has left the socket: only libpq has it,
+        # and reads on when it is asked (tests/chaos/test_frozen.py).
+        pgconn.is_busy()
+        if self._words:
+            raise psycopg.OperationalError(self._words[0])
         self.expects = False
         if self._preparing is not None:
             if results[0].status == pq.ExecStatus.COMMAND_OK:

@@ -12,23 +12,25 @@ import psycopg
 from psycopg import pq
 from psycopg.rows import tuple_row
 
-from advlock import _client, _plan, _sql
 from advlock._client import wait_seconds
 from advlock._key import Key, pg_encoding
-from advlock._plan import Refused
-from advlock.errors import ConfigError, UnsafeServer
+from advlock._xact_plan import translated, try_lock
+from advlock._xact_plan import wait as wait_for
+from advlock.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Generator
+    from collections.abc import Awaitable
 
     from advlock._client import Seconds
     from advlock._key import Name
+    from advlock._xact_plan import XactPlan
 
     Connection = psycopg.Connection[Any]
     AsyncConnection = psycopg.AsyncConnection[Any]
-    XactPlan = Generator[tuple[str, tuple[Any, ...]], list[tuple[Any, ...]], "R"]
 
 R = TypeVar("R")
+
+_OTHERS = ("asyncpg", "django", "sqlalchemy")
 
 
 @overload
@@ -57,10 +59,11 @@ def xact_lock(
 
     Raises:
         LockTimeout: it was not free in time.
-        ConfigError: no transaction would be there to hold the lock.
+        ConfigError: no transaction would be there to hold the lock, or the connection is in
+            pipeline mode.
         UnsafeServer: the server is a read replica.
     """
-    plan = _wait(_key(conn, name), name, wait_seconds(wait), shared=shared)
+    plan = wait_for(_key(conn, name), name, wait_seconds(wait), shared=shared)
     outcome: Awaitable[None] | None = _run(conn, plan)
     return outcome
 
@@ -78,54 +81,11 @@ def try_xact_lock(
 
     Parameters and errors are those of `xact_lock`.
     """
-    outcome: bool | Awaitable[bool] = _run(conn, _try(_key(conn, name), shared=shared))
+    outcome: bool | Awaitable[bool] = _run(conn, try_lock(_key(conn, name), shared=shared))
     return outcome
 
 
 xact_lock.__module__ = try_xact_lock.__module__ = "advlock"
-
-
-# -- plans -----------------------------------------------------------------------------------------
-
-
-def _try(key: Key, *, shared: bool) -> XactPlan[bool]:
-    rows = yield _sql.XACT_TRY[shared, key.pair], _arguments(key)
-    return bool(rows[0][0])
-
-
-def _wait(key: Key, name: Name, seconds: float | None, *, shared: bool) -> XactPlan[None]:
-    """Wait inside a savepoint, and put `lock_timeout` back whatever happens.
-
-    Rolling back to a savepoint takes its `set_config` back with it; releasing one leaves it to the
-    transaction, so there the old value is set again.
-    """
-    if (yield from _try(key, shared=shared)):
-        return
-    milliseconds = 0 if seconds is None else max(1, round(seconds * 1000))
-    yield _sql.SAVEPOINT, ()
-    try:
-        rows = yield _sql.LOCK_TIMEOUT, ()
-        before = rows[0][0]
-        yield _sql.SET_LOCK_TIMEOUT, (f"{milliseconds}ms",)
-        yield _sql.XACT_WAIT[shared, key.pair], _arguments(key)
-        yield _sql.SET_LOCK_TIMEOUT, (before,)
-    except psycopg.errors.LockNotAvailable:
-        yield _sql.ROLLBACK_TO_SAVEPOINT, ()
-        rows = yield _sql.HOLDERS, (key.value, 2 if key.pair else 1)
-        # A simple statement has the last word: it lets go of the snapshot.
-        yield _sql.RELEASE_SAVEPOINT, ()
-        holders = [_plan.holder(*(None if v is None else str(v) for v in row)) for row in rows]
-        raise _client.timeout(name, key, seconds or 0.0, holders) from None
-    except BaseException:
-        yield _sql.ROLLBACK_TO_SAVEPOINT, ()
-        yield _sql.RELEASE_SAVEPOINT, ()
-        raise
-    yield _sql.RELEASE_SAVEPOINT, ()
-
-
-def _arguments(key: Key) -> tuple[int, ...]:
-    parts = key.parts
-    return parts if isinstance(parts, tuple) else (parts,)
 
 
 # -- the caller's connection -----------------------------------------------------------------------
@@ -146,8 +106,10 @@ def _drive(conn: Connection, plan: XactPlan[R]) -> R:
                 with _cursor(conn, statement[0]) as cursor:
                     cursor.execute(*statement)
                     rows = cursor.fetchall() if cursor.description else []
-            except BaseException as error:  # noqa: BLE001 - the plan decides
-                statement = plan.throw(_translated(error))
+            except BaseException as error:
+                if conn.closed:  # nothing is left to be put in order
+                    raise
+                statement = plan.throw(translated(error))
             else:
                 statement = plan.send(rows)
     except StopIteration as stop:
@@ -164,8 +126,10 @@ async def _adrive(conn: AsyncConnection, plan: XactPlan[R]) -> R:
                 async with _acursor(conn, statement[0]) as cursor:
                     await cursor.execute(*statement)
                     rows = await cursor.fetchall() if cursor.description else []
-            except BaseException as error:  # noqa: BLE001 - the plan decides
-                statement = plan.throw(_translated(error))
+            except BaseException as error:
+                if conn.closed:  # nothing is left to be put in order
+                    raise
+                statement = plan.throw(translated(error))
             else:
                 statement = plan.send(rows)
     except StopIteration as stop:
@@ -189,30 +153,27 @@ def _acursor(conn: AsyncConnection, sql: str) -> psycopg.AsyncCursor[Any]:
     return kind(conn, row_factory=tuple_row)
 
 
-def _translated(error: BaseException) -> BaseException:
-    if isinstance(error, psycopg.errors.OutOfMemory):
-        translated = _plan.server_error(Refused("53200", str(error).splitlines()[0]))
-        translated.__cause__ = error
-        return translated
-    return error
-
-
 def _check_server(conn: Connection | AsyncConnection) -> None:
     if not isinstance(conn, psycopg.Connection | psycopg.AsyncConnection):
+        package = type(conn).__module__.partition(".")[0]
+        other = f"; for {package} there is advlock.{package}" if package in _OTHERS else ""
         msg = (
             f"xact_lock needs a psycopg connection (Connection or AsyncConnection), "
-            f"not {type(conn).__name__}"
+            f"not {type(conn).__name__}{other}"
         )
         raise ConfigError(msg)
-    if conn.info.parameter_status("in_hot_standby") == "on":
-        msg = (
-            "this connection is to a read replica: it grants advisory locks of its own, whatever "
-            "the primary has granted. Use a connection to the primary"
-        )
-        raise UnsafeServer(msg, reason="replica")
+    # Whether it is a replica, the plans ask the server: PgBouncer tells its clients for ever what a
+    # server was when it first saw it (tests/conformance/test_xact.py).
 
 
 def _check_transaction(conn: Connection | AsyncConnection) -> None:
+    if conn.pgconn.pipeline_status != pq.PipelineStatus.OFF:
+        # What a wait does after an error would be skipped there, until the next sync.
+        msg = (
+            "this connection is in pipeline mode, where a wait cannot end and the transaction go "
+            "on. Call xact_lock before `with conn.pipeline():`, in the same transaction"
+        )
+        raise ConfigError(msg)
     if conn.autocommit and conn.info.transaction_status == pq.TransactionStatus.IDLE:
         msg = (
             "this connection is in autocommit mode and in no transaction, so the lock would be "

@@ -51,6 +51,22 @@ class LockTimeout(LockError, TimeoutError):
     holders: Sequence[Holder] = ()
 
 
+class RateLimited(LockError, TimeoutError):
+    """No permit was to be had within `wait`.
+
+    `retry_after` says in how many seconds as many permits will be free if nobody else takes them;
+    `limit` and `per` are those of the limit.
+    """
+
+    __module__ = "advlock"
+
+    name: str
+    limit: int
+    per: float
+    wait: float
+    retry_after: float
+
+
 class LockLost(LockError):
     """The server no longer grants us a lock that we believed we held. Somebody else may have it."""
 
@@ -78,6 +94,9 @@ class KeyCollision(LockError):
     """Two different names have the same key, so they would exclude each other."""
 
     __module__ = "advlock"
+
+    names: tuple[str, ...]
+    key: Key
 
 
 class ConfigError(LockError, ValueError):

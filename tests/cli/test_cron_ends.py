@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from waiting import eventually
 
-from .crons import Crons, Scheduler, shell, until
+from .crons import Crons, Row, Scheduler, shell, until
 from .helpers import PATIENCE, alive
 
 if TYPE_CHECKING:
@@ -20,6 +20,11 @@ pytest_plugins = ["cli.cron_fixtures"]
 
 STOPPED = "stopped together with its scheduler"
 FAST = 5.0  # seconds; much less than the default of --wait
+
+
+def begun(crons: Crons, job: str) -> list[Row]:
+    """Its runs; that one was missed is put down also by those that begin nothing."""
+    return [row for row in crons.rows(job) if row.state != "skipped_missed"]
 
 
 def test_it_is_asked_to_end(crons_once: Crons) -> None:
@@ -63,10 +68,10 @@ def test_it_is_asked_to_end(crons_once: Crons) -> None:
         assert (row.state, row.reason, row.exit_code) == ("lost", STOPPED, 1)
         assert (crons.directory / f"{job}.log").read_text() == "TERM\n"
     assert time.monotonic() - began < FAST
-    ran = [len(crons.rows(f"{job}-next")) for job in started]
+    ran = [len(begun(crons, f"{job}-next")) for job in started]
     second = "SELECT pg_sleep(1.1)"  # a tick that they must not take
     crons.admin.execute(second)
-    assert [len(crons.rows(f"{job}-next")) for job in started] == ran
+    assert [len(begun(crons, f"{job}-next")) for job in started] == ran
     stop.touch()
     for job in ("patient", "patient-int"):
         assert started[job].process.poll() is None, "it waits"

@@ -201,8 +201,10 @@ def test_one_pass_and_another(crons_once: Crons) -> None:
     record = crons.directory / "record"
     file = crons.file({"once": shell(f"echo $ADVLOCK_SCHEDULED_AT >> {record}; exit 3")})
     tick = ("cron", "tick", str(file))
-    assert crons.cli(*tick)[:2] == (0, "")
-    assert not crons.rows("once")
+    code, out, _ = crons.cli(*tick)
+    assert out == ""
+    # A busy machine may take note for so long that a tick comes.
+    assert code == any(row.state == "failed" for row in crons.rows("once"))
     (noted,) = crons.admin.execute("SELECT clock_timestamp()").fetchone()  # type: ignore[misc]
     second = "SELECT clock_timestamp() > %s + interval '1.1 s'"
     eventually(lambda: crons.admin.execute(second, [noted]).fetchone() == (True,))
@@ -244,8 +246,8 @@ def test_through_a_pooler_that_goes_away_and_comes_back(
 ) -> None:
     """Jobs run; while it is away, what ran is lost, and it says so once; then it goes on."""
     crons = crons_once
-    log = crons.directory / "log"
-    long = shell(f"trap 'echo TERM >> {log}; exit 1' TERM; sleep 30 & wait")
+    log, ready = crons.directory / "log", crons.directory / "ready"
+    long = shell(f"trap 'echo TERM >> {log}; exit 1' TERM; touch {ready}; sleep 30 & wait")
     with pools.own(mode) as pooler:
         dsn = pooler.dsn(pools.dbname)
         jobs = {"short": {"command": ["true"]}, "long": long}
@@ -253,6 +255,7 @@ def test_through_a_pooler_that_goes_away_and_comes_back(
         assert crons.over("short")[0].state == "succeeded"
         lost = crons.running("long")
         assert crons.held("long") == 1
+        eventually(ready.exists, within=PATIENCE)
         pooler.kill()
         eventually(log.exists, within=PATIENCE, message="the command is stopped")
         scheduler.says("no pass: ")

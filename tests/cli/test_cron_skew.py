@@ -67,7 +67,11 @@ def test_clocks_that_are_wrong(crons_once: Crons) -> None:
     for n in range(JOBS):
         _has_no_gap([tick for job, tick in rows if job == f"job-{n}"])
     told = {name: _WARNING.findall(scheduler.err()) for name, scheduler in hosts.items()}
-    assert told == {"right": [], "fast": [("2.0", "ahead of")], "slow": [("2.0", "behind")]}
+    assert told["right"] == []
+    for name, way in {"fast": "ahead of", "slow": "behind"}.items():
+        ((seconds, told_way),) = told[name]
+        assert told_way == way
+        assert 1.8 <= float(seconds) < LATE + 2, "as measured, on a busy machine"
 
 
 def _rows(crons: Crons, job: int) -> list[Row]:

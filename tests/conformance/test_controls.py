@@ -117,7 +117,7 @@ def _always_wait(_: Any) -> Any:
     return waited is _plan.Waited.GRANTED
 
 
-def _endless_wait(ticket: Any, _: Any) -> Any:
+def _endless_wait(ticket: Any, *_: Any, **__: Any) -> Any:
     """Wait as one would at first: in one statement, which keeps its snapshot."""
     yield Script((Step("SELECT pg_catalog.pg_advisory_lock($1::int8)", (str(ticket.key.value),)),))
     return True
@@ -140,7 +140,7 @@ async def test_promise_5_without_slices(
     rival.execute(f"DROP INDEX IF EXISTS {table}_idx")
 
 
-def _noisy_wait(ticket: Any, seconds: float | None) -> Any:
+def _noisy_wait(ticket: Any, seconds: float | None, *_: Any, **__: Any) -> Any:
     """Wait with a lock_timeout that fails the statement."""
     milliseconds = 300 if seconds is None else max(1, int(seconds * 1000))
     steps = (

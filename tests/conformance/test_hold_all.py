@@ -8,10 +8,11 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from waiting import aeventually
 
-from advlock import LockLost, LockTimeout
+from advlock import ConfigError, LockError, LockLost, LockTimeout
 
-from .helpers import contends, holding, no_locks, one, soon, terminate
+from .helpers import Counting, contends, entries, holding, no_locks, one, soon, terminate
 
 if TYPE_CHECKING:
     from .helpers import Admin
@@ -135,3 +136,90 @@ async def test_a_loss_while_still_acquiring_frees_the_rest(
     with pytest.raises(LockTimeout):
         await soon(pending)
     await no_locks(admin, rival.info.backend_pid)
+
+
+async def test_free_ones_cost_one_round_trip(world: World, dsn: str, name: str) -> None:
+    """However many there are: one to take them, and one to release them."""
+    client, actor = world.client(dsn), world.actor()
+    names = [f"{name}-{number}" for number in range(30)]
+    await actor.enter(first := client.hold_all(names))
+    session = client._sessions.shared
+    await actor.exit(first)
+    sent: list[str] = []
+    session.wire = Counting(session.wire, sent)
+    context = client.hold_all(names[::-1], shared=[f"{name}-shared", 7])
+    await actor.enter(context)
+    assert sent == ["send_ops"]
+    await actor.exit(context)
+    assert sent == ["send_ops"] * 2
+
+
+async def test_some_are_shared(world: World, dsn: str, name: str, admin: Admin) -> None:
+    """Those in `shared` let others share them; a name in both is held alone."""
+    client, other, actor, second = world.client(dsn), world.client(dsn), *world.actors(2)
+    alone, shared = f"{name}-alone", f"{name}-shared"
+    context = client.hold_all([alone], shared=[shared, alone], wait=5)
+    held = await actor.enter(context)
+    assert [one.name for one in held] == [alone, shared]
+    modes = {mode for each in (alone, shared) for _, _, mode in entries(admin, each)}
+    assert modes == {"ExclusiveLock", "ShareLock"}
+    again = other.hold_all((), shared=[shared], wait=5)
+    await second.enter(again)
+    await second.exit(again)
+    for names, shares in (([shared], []), ([], [alone])):
+        with pytest.raises(LockTimeout):
+            await second.enter(other.hold_all(names, shared=shares, wait=0))
+    await actor.exit(context)
+    with pytest.raises(ConfigError, match=r"hold_all\(\[\], shared=\['ab'\]\)"):
+        client.hold_all([], shared="ab")
+
+
+async def test_who_waits_holds_nothing_out_of_order(
+    world: World, dsn: str, name: str, rival: Admin, admin: Admin
+) -> None:
+    """What was granted behind the lock that is waited for is given back before the wait."""
+    client, actor = world.client(dsn), world.actor()
+    names = sorted((f"{name}-{number}" for number in range(5)), key=client._ascii_key)
+    rival.execute(TAKE, [names[2]])
+    context = client.hold_all(names)
+    pending = actor.entering(context)
+    await contends(client, admin, names[2])
+    await aeventually(lambda: not holding(admin, *names[3:]))
+    assert len(holding(admin, *names[:2])) == 2
+    for each in names[3:]:
+        rival.execute(TAKE, [each])
+    assert one(rival, FREE, names[2])
+    await contends(client, admin, names[3])
+    for each in names[3:]:
+        assert one(rival, FREE, each)
+    assert len(await soon(pending)) == 5
+    await actor.exit(context)
+    await no_locks(admin, rival.info.backend_pid)
+
+
+async def test_within_one_client_too(world: World, dsn: str, name: str) -> None:
+    """A lock that another thread or task of this client holds is waited for, and then taken."""
+    client, first, second = world.client(dsn), *world.actors(2)
+    names = sorted((f"{name}-{number}" for number in range(3)), key=client._ascii_key)
+    await first.enter(busy := client.hold(names[1]))
+    pending = second.entering(context := client.hold_all(names))
+    with pytest.raises(LockTimeout) as caught:
+        await world.actor().enter(client.hold_all(names[1:], wait=0.05))
+    assert caught.value.name == names[1]
+    await first.enter(free := client.attempt(names[2]))
+    assert free._held is not None
+    await first.exit(free)
+    await first.exit(busy)
+    await soon(pending)
+    await second.exit(context)
+
+
+async def test_it_does_not_wait_for_itself(world: World, dsn: str, name: str) -> None:
+    """Who holds one of them already, and would wait for ever, is told."""
+    client, actor = world.client(dsn), world.actor()
+    await actor.enter(context := client.hold(name))
+    with pytest.raises(LockError, match="would wait for itself for ever"):
+        await actor.enter(client.hold_all([f"{name}-2", name]))
+    await actor.exit(context)
+    await actor.enter(context := client.hold_all([f"{name}-2", name]))
+    await actor.exit(context)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -10,7 +10,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from waiting import aeventually, eventually
 
-from advlock import LockError, _sql
+from advlock import DatabaseUnavailable, LockError, _sql
 from advlock._liveness import Bounds
 
 from .databases import connect
@@ -142,7 +142,7 @@ async def test_without_our_settings_it_fails(
 ) -> None:
     """The control: with none of them, and with all but the one against idleness."""
     settings = Bounds.settings
-    idle = {"idle_session_timeout": "1000"}
+    idle = {"idle_session_timeout": "500"}  # shorter than until the lock's name is recorded
     with monkeypatch.context() as off:
         off.setattr(Bounds, "settings", lambda bounds: settings(bounds) | idle)
         await turns_red(check_no_harm(world, hostile, name, dba))
@@ -151,6 +151,23 @@ async def test_without_our_settings_it_fails(
         off.setattr(_sql, "SETTINGS", {})
         await turns_red(check_no_harm(world, hostile, f"{name}-2", dba))
         await world.close()
+
+
+async def test_a_question_that_a_locked_catalog_delays_costs_no_lock(
+    world: World, dsn: str, database: str, name: str
+) -> None:
+    """VACUUM FULL locks catalogs; who holds a lock, as every timeout asks, has to wait for them."""
+    actor, client = world.actor(), world.client(dsn, liveness=3)
+    context = client.hold(name)
+    held = await actor.enter(context)
+    with psycopg.connect(database) as rude:
+        rude.execute("LOCK TABLE pg_catalog.pg_class IN ACCESS EXCLUSIVE MODE")
+        with suppress(DatabaseUnavailable):  # a pooler's session may know the catalog by heart
+            await actor.call(client.holders, name)
+        before = held._ticket.session.pulse.confirmed
+        await aeventually(lambda: held._ticket.session.pulse.confirmed > before, within=3)
+        held.check()
+    await actor.exit(context)
 
 
 def ends(session: psycopg.Connection[Any]) -> bool:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from .helpers import Admin
 
 
-@pytest.mark.parametrize("kind", ["free", "queue", "rival", "all", "object"])
+@pytest.mark.parametrize("kind", ["free", "queue", "rival", "all", "object", "slots", "slot 0"])
 async def test_an_exception_at_any_moment_leaves_nothing(
     dsn: str, name: str, admin: Admin, rival: Admin, kind: str
 ) -> None:

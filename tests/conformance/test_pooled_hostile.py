@@ -208,7 +208,7 @@ async def test_settings_for_the_session_turn_red(
     world: World, pools: Pools, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The control: settings that are made for the session, not for the transaction, stay."""
-    local, session = "pg_backend_pid() <> $3", "pg_backend_pid() = $3"
+    local, session = (f"pg_backend_pid() OPERATOR(pg_catalog.{x}) $3" for x in ("<>", "="))
     assert local in _sql.SET_UP
     monkeypatch.setattr(_sql, "SET_UP", _sql.SET_UP.replace(local, session))
     with stage(pools.server, pools.database, "transaction") as scene:

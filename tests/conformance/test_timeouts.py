@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
 import socket
 import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from routes import not_pinned
+from routes import DIRECT, not_pinned
 
 from advlock import LockError, LockTimeout
 
@@ -22,13 +23,20 @@ if TYPE_CHECKING:
     from .helpers import Admin
     from .worlds import Actor, World
 
-# On an idle machine. A busy one delays the witness, too, so a late answer gets two more chances.
+# On an idle machine. A busy one delays the witness, too, so a late answer gets a few more chances.
 ACCURACY = 0.05
-CHANCES = 3
+CHANCES = 5
 TAKE = "SELECT pg_advisory_lock(hashtextextended(%s, 0))"
 
-# × two servers × two worlds: 20 000
-RACES = {"server": 2500, "polling": 1250, "queue": 1250}
+# × two servers × two worlds: 8 000; ADVLOCK_TEST_RACES=2.5 makes them 20 000. A pooler changes
+# nothing about who wins, so a fifth of them goes through each.
+_MANY = float(os.environ.get("ADVLOCK_TEST_RACES", "1"))
+RACES = {"server": 1000, "polling": 500, "queue": 500}
+
+
+def races(kind: str, route: str) -> int:
+    """How many timeouts to aim: so many that the aim can settle."""
+    return max(500, int(RACES[kind] * _MANY / (1 if route == DIRECT else 5)))
 
 
 async def overrun(actor: Actor, context: Any, wait: float) -> float:
@@ -160,8 +168,11 @@ async def test_a_timeout_names_our_own_kind(world: World, dsn: str, name: str) -
     context = owner.hold(name)
     await first.enter(context)
     assert await second.enter(client.attempt(name)) is None
-    with pytest.raises(LockTimeout) as caught:
-        await second.enter(client.hold(name, wait=0.02))
+    for _ in range(CHANCES):
+        with pytest.raises(LockTimeout) as caught:
+            await second.enter(client.hold(name, wait=0.02))
+        if caught.value.holders:
+            break
     (holder,) = [one for one in caught.value.holders if not one.waiting]
     assert holder.process
     assert holder.host == socket.gethostname()
@@ -201,13 +212,13 @@ async def race(world: World, client: Any, database: str, name: str, tally: Tally
 
 @pytest.mark.parametrize("kind", ["server", "polling"])
 async def test_a_timeout_that_races_with_the_grant_holds_nothing(
-    world: World, dsn: str, database: str, name: str, admin: Admin, kind: str
+    world: World, dsn: str, database: str, name: str, admin: Admin, route: str, kind: str
 ) -> None:
     """Thousands of timeouts at the moment of the grant: every one of them left no lock."""
     connections = 10 if kind == "server" else 1
-    client, tally = world.client(dsn, max_connections=connections), Tally(RACES[kind])
+    client, tally = world.client(dsn, max_connections=connections), Tally(races(kind, route))
     await race(world, client, database, name, tally)
-    assert tally.grants > tally.wanted / 10, "the grants never came close to the timeouts"
+    assert tally.grants > tally.wanted / 25, "the grants never came close to the timeouts"
     await no_locks(admin)
     context = client.hold(f"{name}-0", wait=5)
     actor = world.actor()
@@ -216,10 +227,10 @@ async def test_a_timeout_that_races_with_the_grant_holds_nothing(
 
 
 async def test_a_timeout_that_races_with_its_turn_holds_nothing(
-    world: World, dsn: str, name: str, admin: Admin
+    world: World, dsn: str, name: str, admin: Admin, route: str
 ) -> None:
     """The same for threads or tasks of one client that wait for each other."""
-    client, tally = world.client(dsn), Tally(RACES["queue"])
+    client, tally = world.client(dsn), Tally(races("queue", route))
 
     async def pass_on(lock: str) -> None:
         owner, guest = world.actors(2)
@@ -241,7 +252,7 @@ async def test_a_timeout_that_races_with_its_turn_holds_nothing(
                 wait = max(0.0002, wait - 0.0001)
 
     await asyncio.gather(*(pass_on(f"{name}-{number}") for number in range(4)))
-    assert tally.grants > tally.wanted / 10
+    assert tally.grants > tally.wanted / 25
     await no_locks(admin)
 
 

@@ -25,7 +25,8 @@ PASSWORD = "hunter2-very-secret"  # noqa: S105 - of a server that lives for a mo
 
 def ways_in(client: Any, name: str) -> list[Any]:
     """Every context manager that would take a lock."""
-    return [client.hold(name), client.hold(name, wait=5), client.attempt(name), client.lock(name)]
+    holds = [client.hold(name), client.hold(name, wait=5), client.attempt(name)]
+    return [*holds, client.lock(name), client.once(name)]
 
 
 async def check_refused(world: World, dsn: str, name: str, *, reason: str, advice: str) -> None:

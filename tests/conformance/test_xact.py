@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 import time
 from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
 import pytest
+from bouncers import bouncer_before
 from clusters import hot_standby, private_cluster
 from psycopg.rows import dict_row
+from routes import direct_only
 from waiting import aeventually
 
 from advlock import (
@@ -18,6 +21,7 @@ from advlock import (
     LockTimeout,
     UnsafeServer,
     _sql,
+    claim,
     try_xact_lock,
     xact_lock,
 )
@@ -31,6 +35,9 @@ if TYPE_CHECKING:
 
     from .helpers import Admin
     from .worlds import World
+
+
+STATEMENT = direct_only("the statements, and what the server says to them, are the same there")
 
 
 class Caller:
@@ -139,7 +146,7 @@ async def test_shares_exclude_only_the_exclusive(world: World, dsn: str, name: s
         assert not await third.attempt(name)
 
 
-@pytest.mark.parametrize("key", [42, -1, (1, -2)])
+@pytest.mark.parametrize("key", [42, -1, -(2**63), (1, -2)])
 async def test_numbers_and_pairs_are_the_servers_own(
     world: World, dsn: str, admin: Admin, key: Any
 ) -> None:
@@ -255,6 +262,34 @@ async def test_the_callers_statement_timeout_stays_the_callers(
         assert await mine.sql("SELECT 1") == 1
 
 
+@STATEMENT
+async def test_a_wait_may_be_of_any_length(world: World, dsn: str, name: str, rival: Admin) -> None:
+    """One that no `lock_timeout` can say, too: it waits until another limit ends it."""
+    rival.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [name])
+    async with Crowd(world, dsn) as crowd:
+        mine = await crowd.one()
+        for length in (math.inf, "30d"):
+            # Long enough that no other statement ends by it.
+            await mine.sql("SET LOCAL statement_timeout = '300ms'")
+            with pytest.raises(psycopg.errors.QueryCanceled):
+                await mine.lock(name, wait=length)
+
+
+@STATEMENT
+async def test_an_ended_session_is_the_server_s_own_word(
+    world: World, dsn: str, name: str, rival: Admin
+) -> None:
+    """And not what came of putting the rest in order on a closed connection."""
+    rival.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [name])
+    async with Crowd(world, dsn) as crowd:
+        mine = await crowd.one()
+        pending = asyncio.create_task(mine.lock(name))
+        await is_waiting(rival, name)
+        rival.execute("SELECT pg_terminate_backend(%s)", waiting(rival, name))
+        with pytest.raises(psycopg.errors.AdminShutdown):
+            await pending
+
+
 async def test_in_autocommit_it_says_that_a_transaction_is_needed(
     world: World, dsn: str, name: str, admin: Admin
 ) -> None:
@@ -269,6 +304,21 @@ async def test_in_autocommit_it_says_that_a_transaction_is_needed(
         assert holding(admin, name)
         await mine.sql("COMMIT")
         assert not holding(admin, name)
+
+
+@STATEMENT
+async def test_a_pipeline_is_refused(world: World, dsn: str, name: str, admin: Admin) -> None:
+    """Its answers come later; before it, in the same transaction, the lock is taken."""
+    async with Crowd(world, dsn) as crowd:
+        mine = await crowd.one()
+        pipeline, prefix = mine.conn.pipeline(), "" if world.is_sync else "a"
+        await mine.do(getattr(pipeline, f"__{prefix}enter__"))
+        for verb in (mine.lock, mine.attempt):
+            with pytest.raises(ConfigError, match="before `with"):
+                await verb(name)
+        await mine.do(getattr(pipeline, f"__{prefix}exit__"), None, None, None)
+        assert not holding(admin, name)
+        await mine.lock(name)
 
 
 async def test_the_connections_own_factories_do_not_matter(
@@ -325,9 +375,27 @@ async def test_only_psycopg_connections_are_taken(world: World) -> None:
 
 
 async def test_a_replica_is_refused(world: World, server: Server, name: str) -> None:
-    """A hot standby grants locks of its own."""
-    with private_cluster(server) as primary, hot_standby(primary) as standby:
-        async with Crowd(world, standby.dsn()) as crowd:
+    """A hot standby grants locks of its own, and locks no rows.
+
+    Once it is the primary it is taken, although a pooler tells its clients what it was before.
+    """
+    with (
+        private_cluster(server) as primary,
+        hot_standby(primary) as standby,
+        bouncer_before(standby.dsn(), "transaction") as pooler,
+    ):
+        for where in (standby.dsn(), pooler.dsn()):
+            async with Crowd(world, where) as crowd:
+                mine = await crowd.one()
+                for verb in (mine.lock, mine.attempt):
+                    with pytest.raises(UnsafeServer, match="primary"):
+                        await verb(name)
+                with pytest.raises(UnsafeServer, match=r"locks no rows.*primary"):
+                    await mine.do(claim, mine.conn, "pg_class")
+        with psycopg.connect(standby.dsn(), autocommit=True) as admin:
+            assert one(admin, "SELECT pg_promote()")
+        async with Crowd(world, pooler.dsn()) as crowd:
             mine = await crowd.one()
-            with pytest.raises(UnsafeServer, match="primary"):
-                await mine.attempt(name)
+            assert mine.conn.info.parameter_status("in_hot_standby") == "on"
+            await mine.lock(name)
+            assert await mine.attempt(f"{name}-2")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from advlock._cron import _schema
+from advlock import _schema
 
 from .hands import Hand, Rows
 

@@ -12,7 +12,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from advlock._cron import _decide, _life, _schema
+from advlock import _schema
+from advlock._cron import _decide, _life
 from advlock._cron._fields import ALIASES
 from advlock._cron._files import read_jobs
 from advlock._cron._job import Job

@@ -73,6 +73,7 @@ def holds(rows: Rows, job: str) -> list[int]:
     """Which sessions hold the lock of a job."""
     found = rows.admin.execute(
         "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND "
+        "database = (SELECT oid FROM pg_database WHERE datname = current_database()) AND "
         "(classid::int8 << 32) | objid::int8 = "
         "(SELECT key FROM advlock.cron_run WHERE job = %s AND state = 'running' LIMIT 1)",
         (job,),
@@ -293,12 +294,13 @@ def test_a_server_that_was_away_is_come_back_to(
                 " AND datname = current_database()"
             )
             end_sessions(rows, pids)
-            eventually(lambda: "no pass: cannot connect" in caplog.text, within=10)
+            # That it cannot connect; or, of a pass that is under way, that its session has ended.
+            eventually(lambda: "no pass: " in caplog.text, within=20)
         finally:
             door.execute(f"ALTER DATABASE {pools.dbname} ALLOW_CONNECTIONS true".encode())
         count = len(world.calls)
         eventually(lambda: len(world.calls) > count, within=15)
-        eventually(lambda: "the database is back" in caplog.text, within=10)
+        eventually(lambda: "the database is back" in caplog.text, within=20)
     troubles = [r for r in caplog.records if getattr(r, "event", "") == "cron.trouble"]
     assert len(troubles) == 1
 
@@ -396,7 +398,7 @@ def test_to_cancel_run_stops_at_once(tasks: World, dsn: str, rows: Rows) -> None
     eventually(lambda: tasks.ended)
     eventually(lambda: rows() == ["lost"])
     eventually(lambda: not holds(rows, "j"))
-    assert rows.ask("SELECT count(*) FROM advlock.cron_host") == 0
+    eventually(lambda: rows.ask("SELECT count(*) FROM advlock.cron_host") == 0)
 
 
 def test_a_client_that_was_given_stays_open(world: World, dsn: str, rows: Rows) -> None:

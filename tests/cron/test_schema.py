@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -9,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from clusters import Log, about
 from conformance.databases import plain_role
 
-from advlock import Scheduler, cli
-from advlock._cron import _schema, _sql, _views_sql
+from advlock import Locks, Scheduler, _schema, _schema_sql, cli
+from advlock._cron import _views_sql
 from advlock._plan import Script, Step
 from advlock.cli.exits import Exit
 from advlock.errors import ConfigError
@@ -21,10 +23,20 @@ from .hands import Hand, job
 
 if TYPE_CHECKING:
     from psycopg import Connection
+    from servers import Server
 
     from .hands import Rows
 
-TABLES = ["cron_host", "cron_pause", "cron_run", "cron_set", "migration"]
+TABLES = sorted(_schema.TABLES)
+VERSIONS = sorted(_schema_sql.MIGRATIONS)
+_PLANT = """
+CREATE SCHEMA advlock AUTHORIZATION {0};
+SET ROLE {0};
+CREATE FUNCTION public.steal() RETURNS int LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO public.stolen VALUES (current_user); RETURN 99; END $$;
+CREATE VIEW advlock.migration AS SELECT public.steal() AS version;
+RESET ROLE;
+"""
 LIST = "SELECT tablename FROM pg_tables WHERE schemaname = 'advlock' ORDER BY tablename"
 
 
@@ -37,11 +49,39 @@ def test_the_tables_are_made_once(dsn: str, empty: Connection[Any]) -> None:
     """Whoever comes later asks two questions and makes nothing."""
     hand = Hand(dsn)
     with hand.client:
-        assert hand.ask(_schema.prepare()) == [1]
+        assert hand.ask(_schema.prepare()) == VERSIONS
         assert tables(empty) == TABLES
         before = len(hand.scripts)
         assert hand.ask(_schema.prepare()) == []
-        assert hand.scripts[before:] == [[_sql.VERSION], [_sql.APPLIED]]
+        look = [_schema_sql.TRUSTED, _schema_sql.VERSION]
+        assert hand.scripts[before:] == [look, [_schema_sql.APPLIED]]
+
+
+def test_tables_of_somebody_else_are_not_touched(
+    database: str, dsn: str, empty: Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or his view ran with our rights; the control shows that it would have."""
+    with plain_role(database) as (role, _), Locks(dsn) as client:
+        session = client._sessions.connect(None)
+        empty.execute("CREATE TABLE public.stolen (who text)")
+        empty.execute(f"GRANT CREATE ON SCHEMA public TO {role}; GRANT ALL ON stolen TO {role}")
+        empty.execute(_PLANT.format(role).encode())
+        try:
+            with pytest.raises(ConfigError, match=f"the schema advlock belongs to {role}"):
+                client._beside(session, _schema.prepare(), None)
+            assert empty.execute("SELECT count(*) FROM stolen").fetchone() == (0,)
+            monkeypatch.setattr(_schema_sql, "TRUSTED", "SELECT 1")
+            client._beside(session, _schema.prepare(), None)
+            assert empty.execute("SELECT DISTINCT who FROM stolen").fetchall() == [("postgres",)]
+        finally:
+            empty.execute("DROP SCHEMA advlock CASCADE")
+            empty.execute("DROP TABLE public.stolen; DROP FUNCTION public.steal")
+
+
+def test_all_tables_have_to_be_trusted() -> None:
+    """The question names all that there are."""
+    (named,) = set(re.findall(r"\{([\w,]+)\}", _schema_sql.TRUSTED))
+    assert sorted(named.split(",")) == TABLES
 
 
 def test_many_may_come_at_once(dsn: str, empty: Connection[Any]) -> None:
@@ -66,7 +106,7 @@ def test_many_may_come_at_once(dsn: str, empty: Connection[Any]) -> None:
     for hand in crew:
         hand.client.close()
     assert tables(empty) == TABLES
-    assert empty.execute("SELECT version FROM advlock.migration").fetchall() == [(1,)]
+    assert applied(empty) == VERSIONS
 
 
 def test_the_statements_may_be_repeated(dsn: str, rows: Rows) -> None:
@@ -76,13 +116,13 @@ def test_the_statements_may_be_repeated(dsn: str, rows: Rows) -> None:
         hand.ask(_schema.prepare())
         hand.join()
         rows.set("DELETE FROM advlock.migration")
-        assert hand.ask(_schema.prepare()) == [1]
+        assert hand.ask(_schema.prepare()) == VERSIONS
         assert rows.ask("SELECT count(*) FROM advlock.cron_set") == 1
 
 
 def test_a_newer_version_is_put_up_with(dsn: str, rows: Rows) -> None:
     """A newer advlock only adds: an older host goes on working."""
-    hand = Hand(dsn, job("j", "@every 1s"))
+    hand = Hand(dsn, job("j", "@every 1h"))
     with hand.client:
         hand.ask(_schema.prepare())
         rows.set("INSERT INTO advlock.migration VALUES (99)")
@@ -90,9 +130,93 @@ def test_a_newer_version_is_put_up_with(dsn: str, rows: Rows) -> None:
         assert hand.ask(_schema.prepare()) == []
         hand.join()
         hand.turn()
-        hand.ahead = timedelta(seconds=1)
+        hand.ahead = timedelta(hours=1)
         hand.run(*hand.claims())
         assert rows() == ["succeeded"]
+
+
+def made_by_version_1(empty: Connection[Any], role: str | None = None) -> None:
+    """Tables as the first version of advlock made them; with a role that may use them."""
+    for statement in _schema_sql.MIGRATIONS[1]:
+        empty.execute(statement)
+    if role is not None:
+        for words in ("USAGE ON SCHEMA", "ALL ON ALL TABLES IN SCHEMA"):
+            empty.execute(f"GRANT {words} advlock TO {role}".encode())
+
+
+def applied(admin: Connection[Any]) -> list[int]:
+    """Which versions there are."""
+    found = admin.execute("SELECT version FROM advlock.migration ORDER BY version")
+    return [version for (version,) in found]
+
+
+def test_tables_of_the_first_version_are_brought_up_to_date(
+    dsn: str, empty: Connection[Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What is missing is added, once, and what was there stays."""
+    made_by_version_1(empty)
+    empty.execute("INSERT INTO advlock.cron_set (hash, jobs) VALUES ('kept', '{}')")
+    assert not cli.main(["init", "--dsn", dsn])
+    assert f"made version {VERSIONS[-1]}" in capfd.readouterr().err
+    assert applied(empty) == VERSIONS
+    assert tables(empty) == TABLES
+    assert empty.execute("SELECT hash FROM advlock.cron_set").fetchall() == [("kept",)]
+
+
+def test_an_upgrade_may_be_made_by_several_at_once(dsn: str, empty: Connection[Any]) -> None:
+    """Four schedulers of the new version meet the tables of the old one."""
+    made_by_version_1(empty)
+    crew = [Hand(dsn) for _ in range(4)]
+    gate = threading.Barrier(len(crew))
+
+    def prepare(hand: Hand) -> None:
+        hand.client._sessions.connect(None)
+        gate.wait()
+        hand.ask(_schema.prepare(_schema.CRON))
+
+    with ThreadPoolExecutor(len(crew)) as pool:
+        list(pool.map(prepare, crew))
+    for hand in crew:
+        hand.client.close()
+    assert applied(empty) == VERSIONS
+    assert tables(empty) == TABLES
+
+
+def test_a_scheduler_goes_on_with_the_tables_that_it_needs(
+    database: str,
+    server: Server,
+    empty: Connection[Any],
+    rows: Rows,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Who may not make the later version works with the first; only `init` says that it cannot."""
+    with plain_role(database) as (role, dsn):
+        made_by_version_1(empty, role)
+        log = Log(server.log_path) if server.log_path else None
+        hand = Hand(dsn, job("j", "@every 1h"))
+        with hand.client:
+            assert hand.ask(_schema.prepare(_schema.CRON)) == []
+            hand.join()
+            hand.turn()
+            hand.ahead = timedelta(hours=1)
+            hand.run(*hand.claims())
+            assert rows() == ["succeeded"]
+            pid = hand.client._sessions.connect(None).wire.connection.info.backend_pid
+        assert log is None or not [ln for ln in about(log.since(), pid) if "ERROR" in ln]
+        assert cli.main(["init", "--dsn", dsn]) == Exit.CONFIG
+        assert "init --sql --role" in capfd.readouterr().err
+        assert applied(empty) == [1]
+
+
+def test_the_names_of_locks_are_for_monitoring(database: str, empty: Connection[Any]) -> None:
+    """A role with pg_monitor reads them, also without a grant; another one does not."""
+    empty.execute(_schema.text().encode())
+    select = "SELECT * FROM advlock.lock_name"
+    with plain_role(database) as (role, dsn), psycopg.connect(dsn, autocommit=True) as session:
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            session.execute(select)
+        empty.execute(f"GRANT pg_monitor TO {role}".encode())
+        assert session.execute(select).fetchall() == []
 
 
 def test_a_role_that_may_not_is_told_what_to_do(database: str, empty: Connection[Any]) -> None:
@@ -155,7 +279,7 @@ def test_init_may_be_run_again(
     dsn: str, empty: Connection[Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The command makes the tables, and says so; the second time it says that they are there."""
-    for expected in ("made version 1", "there already"):
+    for expected in (f"made version {VERSIONS[-1]}", "there already"):
         assert not cli.main(["init", "--dsn", dsn])
         assert expected in capfd.readouterr().err
     assert tables(empty) == TABLES

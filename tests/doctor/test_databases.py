@@ -12,6 +12,7 @@ from waiting import eventually
 
 import advlock
 from advlock import Key
+from advlock._catalogue._fixed import FIXED
 from advlock._doctor._about import Limits
 
 from .helpers import check_found, connect, make_fence, role, sessions, the_finding
@@ -220,6 +221,37 @@ def test_a_session_that_waits_for_long(fresh: str, waiting: tuple[int, int]) -> 
     assert f"pg_terminate_backend({ghost})" in finding.remedy
     report = check_found(fresh, limits=LATER)
     assert report.facts["waiters"] == "1 session waiting, none of them for long"
+
+
+def test_a_holder_that_lets_others_wait(fresh: str, waiting: tuple[int, int]) -> None:
+    """Idle in its transaction while somebody waits: who it is, and what it asked last."""
+    holder, _ = waiting
+    at_once = replace(Limits(), stalled=0.0)
+    finding = the_finding(check_found(fresh, "stalled-holder", limits=at_once))
+    assert f"session {holder} has been idle in a transaction" in finding.summary
+    assert "while 1 session waited" in finding.summary
+    assert "its last query: 'SELECT count(*) FROM pg_locks" in finding.evidence
+    assert f"pg_terminate_backend({holder})" in finding.remedy
+    report = check_found(fresh, limits=replace(Limits(), stalled=60.0))
+    assert "idle in transaction" not in report.facts["idle_holders"]
+
+
+def test_a_holder_that_lets_nobody_wait(fresh: str) -> None:
+    """Idle in its transaction, with a lock that nobody wants: that is its own affair."""
+    with connect(fresh) as holder:
+        holder.execute("BEGIN")
+        holder.execute("SELECT pg_advisory_xact_lock(42)")
+        check_found(fresh, limits=replace(Limits(), stalled=0.0))
+        holder.execute("ROLLBACK")
+
+
+def test_locks_are_called_by_their_names(fresh: str) -> None:
+    """A forgotten lock of a tool that everybody knows is called that."""
+    tool = next(entry for entry in FIXED if entry.value.pair is False)
+    with connect(fresh, application_name="pool") as idle:
+        idle.execute("SELECT pg_advisory_lock(%s)", (tool.value.value,))
+        finding = the_finding(check_found(fresh, "leaked-lock", limits=AT_ONCE))
+    assert tool.tool in finding.evidence
 
 
 # -- names -----------------------------------------------------------------------------------------

@@ -96,3 +96,20 @@ def test_a_cached_sequence_goes_backward_between_sessions(connect: Connect, tabl
         take = f"SELECT nextval('{name}')"
         tokens = [one(session, take) for session in (first, second, first)]
         assert all(earlier < later for earlier, later in pairwise(tokens)) is rises
+
+
+def test_a_name_is_found_before_the_snapshot_has_what_it_names(connect: Connect) -> None:
+    """`to_regclass` looks at what is committed now; the tables of the catalog are as of before."""
+    asker, maker = connect(), connect()
+    asker.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    asker.execute("SELECT 1")
+    maker.execute("CREATE SEQUENCE made_meanwhile")
+    try:
+        found = "SELECT to_regclass('made_meanwhile') IS NOT NULL"
+        there = "SELECT EXISTS (SELECT FROM pg_class WHERE relname = 'made_meanwhile')"
+        assert (one(asker, found), one(asker, there)) == (True, False)
+        asker.execute("COMMIT")
+        assert one(asker, there) is True
+    finally:
+        asker.execute("ROLLBACK")
+        maker.execute("DROP SEQUENCE made_meanwhile")

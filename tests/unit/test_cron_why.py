@@ -151,7 +151,7 @@ def test_a_row_is_told_in_words(tick: Tick, one: Job, words: list[str]) -> None:
 
 def test_every_state_has_words() -> None:
     """No state of the table is without a sentence."""
-    from advlock._cron._sql import MIGRATIONS  # noqa: PLC0415 - for this alone
+    from advlock._schema_sql import MIGRATIONS  # noqa: PLC0415 - for this alone
 
     (table,) = (sql for sql in MIGRATIONS[1] if "cron_run (" in sql and "CHECK" in sql)
     assert all(f"'{state}'" in table for state in _STATES)

@@ -177,17 +177,18 @@ def test_a_transaction_must_not_begin_elsewhere(
 def test_a_plan_beside_the_transaction_brings_its_settings_each_time() -> None:
     """Each of its scripts may be answered by another backend: settings first, for this one only."""
     undecided, drawn = ("00000001", None, None, None), ("00000001", "t", "7", None)
-    answers = ([[facts()], [undecided]], Refused("42501", "no"), [[facts()], [drawn]])
+    answers = ([[], [facts()], [undecided]], Refused("42501", "no"), [[], [facts()], [drawn]])
     asked, token = drive(_pin.aside(_plan.token(), BOUNDS, HOME), *answers)
 
     assert len(asked) == 3
-    assert {each.steps[0] for each in asked} == {Step(_sql.SET_UP, settings(0, BOUNDS))}
+    lead = (Step(_sql.READ_COMMITTED), Step(_sql.SET_UP, settings(0, BOUNDS)))
+    assert {each.steps[:2] for each in asked} == {lead}
     assert token == (1 << 48) + 7
 
 
 def test_a_plan_beside_the_transaction_ends_on_another_server() -> None:
     """What another server says has nothing to do with the lock."""
-    answer = [[facts(system="9900")], [("00000001", "t", "7", None)]]
+    answer = [[], [facts(system="9900")], [("00000001", "t", "7", None)]]
 
     with pytest.raises(Moved):
         drive(_pin.aside(_plan.token(), BOUNDS, HOME), answer)

@@ -232,8 +232,18 @@ def test_the_sequence_is_made_once_and_what_is_there_then_decides(made: Any) -> 
 
 def test_a_sequence_that_may_go_backward_is_refused() -> None:
     """Neither a token nor another source: whoever made it has to mend it."""
+    unsound = [[("00000001", "f", None, None)]]
     with pytest.raises(LockError, match="CACHE 1"):
-        drive(_plan.token(), [[("00000001", "f", None, None)]])
+        drive(_plan.token(), unsound, unsound)
+
+
+def test_a_sequence_that_somebody_makes_meanwhile_is_asked_about_again() -> None:
+    """It was found, and what it is was not there yet for the statement that asked."""
+    unseen, drawn = [[("00000001", "f", None, None)]], [[("00000001", "t", "7", None)]]
+    asked, token = drive(_plan.token(), unseen, drawn)
+
+    assert [script.steps[0].params for script in asked] == [("true",), ("false",)]
+    assert token == (1 << 48) + 7
 
 
 def test_a_sequence_that_we_may_not_use_is_an_error_that_says_what_to_grant() -> None:
@@ -255,7 +265,7 @@ def test_waiting_names_the_lock_by_its_code_and_key(shared: bool, code: str, pai
     asked, _ = drive(plan, [[], [], [("yes",)]])
 
     expected = str(int(code) + (4 if pair else 0))
-    assert (expected, str(key.value), "1.500000", "3500") == asked[0].steps[0].params
+    assert (expected, str(key.value), "1.500000", "3500", None) == asked[0].steps[0].params
     assert asked[0].steps[0].sync, "its own sync: DO must be the first of its pipeline"
     assert asked[0].patient
 
@@ -264,7 +274,7 @@ def test_a_grant_that_was_waited_for_is_confirmed() -> None:
     """It may be old news: one more round trip, which also lifts the short timeout of waiters."""
     asked, verdict = drive(_plan.wait_for(ticket(), 1.5, Bounds()), [[], [], [("yes",)]], [[()]])
 
-    assert asked[1].steps[0].params == ("8500",)
+    assert asked[1].steps[0].params == ("8500", None)
     assert not asked[1].patient
     assert verdict is True
 
@@ -335,16 +345,26 @@ def test_recovery_does_not_guess_about_shares() -> None:
 # -- who holds it ----------------------------------------------------------------------------------
 
 
+NOW = "1763802002.0"
+
+
+def _session(pid: str, application: str, address: str | None) -> tuple[str | None, ...]:
+    """The columns of a session."""
+    times = ("1763802000.5", "1763801000.5", None, "1763802000.5")
+    return (pid, application, "app", address, "5000", "idle", *times, "SELECT 1", "f")
+
+
 def test_holders_are_read_from_rows_and_signatures() -> None:
     """A session of ours says its host, process and since when; a stranger's says what it can."""
     rows = [
-        ("7", "t", "f", "advlock:nightly web-2:4242 @t8x3k1", "app", "10.0.0.7", None),
-        ("8", "f", "t", "psql", "dba", None, "1763802001.5"),
+        (*_session("7", "advlock:nightly web-2:4242 @t8x3k1", "10.0.0.7"), "t", "f", None, NOW),
+        (*_session("8", "psql", None), "f", "t", "1763802001.5", NOW),
     ]
 
     _, (holder, waiter) = drive(_plan.holders(Key.of("nightly")), [rows])
 
     assert (holder.host, holder.process, holder.waiting) == ("web-2", 4242, False)
+    assert (holder.client, holder.state, holder.query) == ("10.0.0.7:5000", "idle", "SELECT 1")
     assert holder.since is not None
     assert "web-2 pid 4242 since" in str(holder)
     assert (waiter.waiting, waiter.shared, waiter.host) == (True, True, None)

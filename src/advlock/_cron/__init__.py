@@ -5,7 +5,7 @@ memory. From the bottom up, where everything but the shells is pure:
 
 `_schedule` (`_fields`, `_ticks`, `_zone`)      when a job's ticks are
 `_job`, `_files` (`_toml`, `_crontab`, …)       what is to run, and what is wrong with a file
-`_sql`, `_schema`                               the tables, and all that is said to them
+`_sql`                                          all that is said to the tables (`advlock._schema`)
 `_facts`, `_decide`, `_act`, `_agenda`          what a pass sees, what follows, what it says
 `_life`                                         one run, from its lock to its row
 `_shell`, `_engine`, `_scheduler`               the shell for threads, and its functions

@@ -8,7 +8,8 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from advlock._cron import _life, _schema
+from advlock import _schema
+from advlock._cron import _life
 from advlock._cron._life import Begun, Outcome
 from advlock._cron._shell import (
     GONE,
@@ -16,6 +17,7 @@ from advlock._cron._shell import (
     LOOK_EVERY,
     PATIENCE,
     PRESENCE,
+    SOON,
     AnyRun,
     Shell,
     log,
@@ -87,6 +89,7 @@ class AsyncRun(AnyRun):
             if begun is Begun.DOUBT:
                 await self.engine.report(partial(self._busy, why))
             elif begun is Begun.YES:
+                self._check_in()
                 await self._finish(grip, await self._attempts(grip))
 
     async def _attempts(self, grip: AsyncGrip) -> Outcome:
@@ -235,7 +238,7 @@ class AsyncEngine(Shell[AsyncRun]):
             del self._unreported[0]
 
     async def _join(self) -> None:
-        if missing := await self._ask(_schema.prepare()):
+        if missing := await self._ask(_schema.prepare(_schema.CRON)):
             log.info("made the tables of advlock (version %d)", missing[-1])
         await self._ask(self._agenda.join())
         self._joined = True
@@ -273,6 +276,10 @@ class AsyncEngine(Shell[AsyncRun]):
         while self._running and time.monotonic() < until:
             await wait_for(self.bell, until - time.monotonic())
         await self._say_goodbye()
+        until = time.monotonic() + LAST_WORDS
+        while not (self.desk.idle or self._hurried) and time.monotonic() < until:  # noqa: ASYNC110
+            await asyncio.sleep(SOON)
+        self.desk.wait(0)  # and say what is given up
         return not stopped
 
     async def _say_goodbye(self) -> None:

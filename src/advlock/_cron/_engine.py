@@ -9,7 +9,8 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from advlock._cron import _life, _schema
+from advlock import _schema
+from advlock._cron import _life
 from advlock._cron._bell import Bell
 from advlock._cron._life import Begun, Outcome
 from advlock._cron._shell import (
@@ -88,6 +89,7 @@ class Run(AnyRun):
             if begun is Begun.DOUBT:
                 self.engine.report(partial(self._busy, why))
             elif begun is Begun.YES:
+                self._check_in()
                 self._finish(grip, self._attempts(grip))
 
     def _attempts(self, grip: Grip) -> Outcome:
@@ -256,7 +258,7 @@ class Engine(Shell[Run]):
             del self._unreported[0]
 
     def _join(self) -> None:
-        if missing := self._ask(_schema.prepare()):
+        if missing := self._ask(_schema.prepare(_schema.CRON)):
             log.info("made the tables of advlock (version %d)", missing[-1])
         self._ask(self._agenda.join())
         self._joined = True
@@ -292,6 +294,8 @@ class Engine(Shell[Run]):
         while self._running and time.monotonic() < until:
             self.bell.wait(until - time.monotonic())
         self._say_goodbye()
+        if not self._hurried:
+            self.desk.wait(LAST_WORDS)
         return not stopped
 
     def _say_goodbye(self) -> None:

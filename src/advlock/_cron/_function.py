@@ -60,6 +60,12 @@ class JobPolicies(TypedDict, total=False):
         max_age: How old they become; `"30d"`.
 
         description: For people who look at the list of jobs.
+
+        ping: A URL of Healthchecks, which is told of each run; `{job}` in it is the job's name.
+
+        ping_output: False to keep tracebacks from it.
+
+        sentry_monitor: The slug of a monitor of the Sentry whose DSN is `SENTRY_DSN`.
     """
 
     overlap: Overlap
@@ -75,6 +81,9 @@ class JobPolicies(TypedDict, total=False):
     keep: int
     max_age: float | str | timedelta
     description: str
+    ping: str
+    ping_output: bool
+    sentry_monitor: str
 
 
 JobPolicies.__module__ = "advlock"  # nothing but fields may stand in the class

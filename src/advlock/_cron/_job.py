@@ -69,6 +69,12 @@ class Job:
         cwd: The directory it runs in; None for the scheduler's own.
 
         description: For people.
+
+        ping: Where Healthchecks is told of its runs; a secret, as whoever knows it may ping.
+
+        ping_output: Whether it is sent the tail of their output, too.
+
+        sentry_monitor: The slug of the monitor where Sentry is told of them.
     """
 
     name: str
@@ -92,6 +98,9 @@ class Job:
     env: tuple[tuple[str, str], ...] = ()
     cwd: str | None = None
     description: str = ""
+    ping: str | None = field(default=None, repr=False)
+    ping_output: bool = True
+    sentry_monitor: str | None = None
 
     def due(self, tick: datetime) -> datetime:
         """When the run of `tick` is to start: the same on every host, and before the next tick."""

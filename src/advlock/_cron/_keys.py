@@ -9,6 +9,7 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
+from advlock._checkins._plan import read_slug, read_url
 from advlock._duration import seconds
 from advlock.errors import ConfigError
 
@@ -223,6 +224,9 @@ READERS: Final[dict[str, Callable[[object], Any]]] = {
     "env": read_env,
     "cwd": read_directory,
     "description": lambda value: without_nul(value) if value == "" else read_text(value, "…"),
+    "ping": lambda value: read_url(read_text(value, "https://hc-ping.com/UUID")),
+    "ping_output": lambda value: read_flag(value, "ping_output"),
+    "sentry_monitor": lambda value: read_slug(read_text(value, "nightly-report")),
 }
 
 

@@ -69,6 +69,16 @@ class Schedule:
         expression = read_fields(stripped, name)
         return cls(text, timezone, expression, 0, Ticks(expression, zone))
 
+    @property
+    def fields(self) -> str:
+        """Five fields, aliases and H written out; empty for `@every`."""
+        return self._expression
+
+    @property
+    def period(self) -> int:
+        """The seconds of `@every`; 0 for five fields."""
+        return self._period
+
     def after(self, moment: datetime) -> datetime | None:
         """The first tick after a moment, in UTC; None if there is none within fifty years."""
         return next(self._after(_utc(moment)), None)

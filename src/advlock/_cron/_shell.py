@@ -7,10 +7,12 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+from advlock import _observe
 from advlock._backoff import Backoff
 from advlock._cron import _life
 from advlock._cron._agenda import Agenda
 from advlock._cron._decide import utc
+from advlock._cron._desk import Desk
 from advlock._cron._tell import Watch, here, refused
 from advlock._plan import PASSING, Expired, Refused, SessionLost
 from advlock.errors import LockError
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from advlock._client import Client
     from advlock._cron._agenda import Pass
+    from advlock._cron._desk import Visit
     from advlock._cron._facts import Claim
     from advlock._cron._job import JobSet
     from advlock._cron._life import Outcome
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("advlock.cron")
 R = TypeVar("R", bound="AnyRun")
+_tell = partial(_observe.tell, to=log)
 
 STOPPED: Final = "stopped together with its scheduler"
 # What talking to the database may end in while it is away; then we come again.
@@ -38,7 +42,8 @@ GONE: Final = (LockError, SessionLost, Expired)
 PATIENCE: Final = 10.0  # seconds for a connection
 PRESENCE: Final = 1.0  # seconds for the lock that says that we live
 LOOK_EVERY: Final = 1.0  # seconds between two looks at a lock while nothing runs under it
-LAST_WORDS: Final = 5.0  # seconds for what is still to be written down at the end
+LAST_WORDS: Final = 5.0  # seconds for what is still to be written down, or told, at the end
+SOON: Final = 0.05  # seconds between two looks at what a thread is still to tell
 _PASSING: Final = (*PASSING, "25")  # and a server that is read-only for a while
 # Come again after this, twice this and so on, in seconds: when a run has ended whose job waits in
 # the queue, because the server is yet to hear that the lock is free; and when a tick may replace a
@@ -56,6 +61,8 @@ class AnyRun:
         self.claim = claim
         self.stopped: str | None = None  # why it has to end
         self._shell = shell
+        self._began = time.monotonic()
+        self._visit: Visit | None = None
 
     def stop(self, reason: str) -> None:
         """Have the run end."""
@@ -73,23 +80,36 @@ class AnyRun:
         tries = self.claim.job.retries + 1
         return bool(self.stopped) or not outcome.worth_another_try or outcome.attempt >= tries
 
+    def _check_in(self) -> None:
+        self._visit = self._shell.desk.begun(self.claim)
+
+    def check_out(self, outcome: Outcome) -> None:
+        """Tell the job's monitors how the run ended, if they know that it has begun."""
+        if self._visit is not None:
+            self._visit.over(outcome)
+
     def _tell_retry(self, outcome: Outcome) -> None:
         name, reason, number = self.claim.job.name, outcome.reason, outcome.attempt + 1
         facts = self.facts("retry")
-        log.info("%s: %s; attempt %d follows", name, reason, number, extra=facts)
+        _tell(logging.INFO, facts, "%s: %s; attempt %d follows", name, reason, number)
 
     def _tell_outcome(self, outcome: Outcome) -> None:
         why = f" ({outcome.reason})" if outcome.reason else ""
-        facts = self.facts("finished") | {"state": outcome.state}
+        ran_ms = round((time.monotonic() - self._began) * 1000, 3)
+        facts = {"state": outcome.state, "exit_code": outcome.exit_code, "ran_ms": ran_ms}
         level = logging.INFO if outcome.state == "succeeded" else logging.WARNING
-        log.log(level, "%s: %s%s", self.claim.job.name, outcome.state, why, extra=facts)
+        facts = self.facts("finished") | facts
+        _tell(level, facts, "%s: %s%s", self.claim.job.name, outcome.state, why)
+        self.check_out(outcome)
 
     def _tell_gone(self, error: Exception) -> None:
-        log.warning("%s: %s", self.claim.job.name, error, extra=self.facts("gone"))
+        _tell(logging.WARNING, self.facts("gone"), "%s: %s", self.claim.job.name, error)
+        self.check_out(_life.Outcome("lost", str(error)))
 
     def _tell_bug(self, error: Exception) -> None:
         facts = self.facts("error")
-        log.error("%s: not run", self.claim.job.name, exc_info=error, extra=facts)
+        _tell(logging.ERROR, facts, "%s: not run", self.claim.job.name, exc_info=error)
+        self.check_out(_life.Outcome("failed", repr(error)))
 
 
 class Shell(Generic[R]):
@@ -104,6 +124,8 @@ class Shell(Generic[R]):
     def __init__(self, client: Client, jobs: JobSet, room: int) -> None:
         self._client = client
         self._agenda = Agenda(jobs, here(), self._key)
+        self.desk = Desk()
+        self.desk.look(jobs.jobs.values())
         self._room = room
         self._running: dict[str, R] = {}
         self._agenda.running = self._running
@@ -122,6 +144,7 @@ class Shell(Generic[R]):
         """Go on with other jobs; what runs stays as it is. Where the passes are made."""
         self._room = room
         self._agenda.reload(jobs)
+        self.desk.look(jobs.jobs.values())
         self._joined = False
 
     def _note_stop(self) -> None:
@@ -215,7 +238,7 @@ class Shell(Generic[R]):
         """Tell whether a report that was refused is worth another try; say it, if it is not."""
         if refusal.sqlstate[:2] in _PASSING:
             return True
-        log.warning("%s", refused(refusal), extra={"event": "cron.refused"})
+        _tell(logging.WARNING, {"event": "cron.refused"}, "%s", refused(refusal))
         return False
 
     def _stop_all(self) -> tuple[bool, float]:
@@ -231,3 +254,4 @@ class Shell(Generic[R]):
         for run in list(self._running.values()):
             outcome = _life.Outcome("lost", STOPPED)
             self._unreported.append(partial(_life.finish, run.claim, outcome))
+            run.check_out(outcome)

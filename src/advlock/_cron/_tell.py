@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import uuid
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from advlock import _observe
 from advlock._cron._agenda import Host
 from advlock._cron._decide import utc
 from advlock.errors import ConfigError, DatabaseUnavailable, LockError
@@ -69,11 +70,11 @@ class Watch:
             return
         skewed = abs(ahead) > _SKEW
         if skewed and not self._skewed:
-            log.warning(
+            _warn(
+                {"event": "cron.clock", "ahead": ahead},
                 "this host's clock is %.1f s %s the database's; ticks go by the database's",
                 abs(ahead),
                 "ahead of" if ahead > 0 else "behind",
-                extra={"event": "cron.clock", "ahead": ahead},
             )
         self._skewed = skewed
 
@@ -81,11 +82,11 @@ class Watch:
         """Warn if ticks were decided that are yet to come: somebody has set the clock back."""
         ahead = (until - now).total_seconds()
         if ahead > _SET_BACK and not self._ahead:
-            log.warning(
+            _warn(
+                {"event": "cron.mark", "ahead": ahead},
                 "all ticks until %s were decided already, so nothing runs until then: the "
                 "database's clock was ahead, or was set back",
                 utc(until),
-                extra={"event": "cron.mark", "ahead": ahead},
             )
         self._ahead = ahead > _SET_BACK
 
@@ -93,17 +94,21 @@ class Watch:
         """Warn of another scheduler's version of the jobs."""
         if message not in self._others:
             self._others.add(message)
-            log.warning("%s", message, extra={"event": "cron.drift"})
+            _warn({"event": "cron.drift"}, "%s", message)
 
     def trouble(self, error: Exception) -> None:
         """Warn that a pass failed, once for a row of them."""
         if self._trouble is None:
             words = str(error) or "the database did not answer in time"
-            log.warning("no pass: %s", words, extra={"event": "cron.trouble"})
+            _warn({"event": "cron.trouble"}, "no pass: %s", words)
         self._trouble = str(error)
 
     def well(self) -> None:
         """Note that a pass went well."""
         if self._trouble is not None:
-            log.warning("the database is back", extra={"event": "cron.back"})
+            _warn({"event": "cron.back"}, "the database is back")
         self._trouble = None
+
+
+def _warn(facts: dict[str, Any], message: str, *args: object) -> None:
+    _observe.tell(logging.WARNING, facts, message, *args, to=log)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from advlock._doctor._kinds import POSTGRESQL, Kind
+from advlock._inspect._stuck import IDLE, WAITING
 
 if TYPE_CHECKING:
     from advlock._key import Key
@@ -30,6 +31,8 @@ class Limits:
         waiting: How long somebody may wait for a lock.
 
         idle: How long an idle session may hold one.
+
+        stalled: How long a holder may idle in its transaction while others wait for the lock.
     """
 
     step: float = 3.0
@@ -38,8 +41,9 @@ class Limits:
     clock: float = 1.0
     filling: float = 0.5
     full: float = 0.9
-    waiting: float = 300.0
-    idle: float = 600.0
+    waiting: float = WAITING
+    idle: float = IDLE
+    stalled: float = 30.0
 
 
 @dataclass(slots=True)

@@ -73,8 +73,8 @@ _CHECKS = (
 )
 # They know the locks by the names that were given.
 _LAST_CHECKS = (
-    _Check("waiters", _look.waiters, _judge_others.waiters),
-    _Check("idle_holders", _look.holders, _judge_others.idle_holders),
+    _Check("waiters", _look.locks, _judge_others.waiters),
+    _Check("idle_holders", _look.locks, _judge_others.idle_holders),
 )
 
 

@@ -17,13 +17,6 @@ class Judged(NamedTuple):
     findings: tuple[Finding, ...] = ()
 
 
-def identifier(name: str) -> str:
-    """Quote a name for SQL, where it needs that."""
-    if name.isidentifier() and name.isascii() and name == name.lower():
-        return name
-    return '"' + name.replace('"', '""') + '"'
-
-
 def took(seconds: float) -> str:
     """Say how long something took: `0.58ms`, `12ms`, `1.2s`."""
     return f"{seconds * 1000:.2f}ms" if seconds < 0.01 else brief(seconds)  # noqa: PLR2004

@@ -1,8 +1,6 @@
 """The verdicts on other people's locks: who waits too long, who holds one and does nothing. Pure.
 
-A server cannot know from outside whether a waiter's client is gone. What is certain: no session of
-advlock's waits for longer than half a second at a time, so whoever waits for minutes in one go is
-somebody else's, holds back VACUUM meanwhile, and may be a ghost.
+What is odd about a session, `advlock._inspect._stuck` says, here and in `advlock ps`.
 """
 
 from __future__ import annotations
@@ -10,76 +8,101 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
-from advlock import _label
 from advlock._doctor._judge import Judged, counted
 from advlock._doctor._report import find
 from advlock._duration import brief
-from advlock._key import Key
-from advlock.errors import ConfigError
+from advlock._inspect._stuck import GHOST, IN_TRANSACTION, POOLED, VACUUM
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
 
     from advlock._doctor._about import About
     from advlock._doctor._report import Finding
-    from advlock._doctor._seen import Rows
+    from advlock._holder import Holder, Waiter
+    from advlock._inspect._tree import LockTree, Snapshot
+    from advlock._key import Key
 
 _SHOWN: Final = 10
 _SHOWN_KEYS: Final = 3
+_MOST_OF_QUERY: Final = 80
 
 
-def waiters(seen: Rows, about: About) -> Judged:
+def waiters(seen: Snapshot, _: About) -> Judged:
     """Some wait; one that waits for minutes in one statement is worth a look."""
-    long = [row for row in seen if row[4] and float(row[4]) > about.limits.waiting]
-    fact = counted(len(seen), "session") + f" waiting, {len(long) or 'none'} of them for long"
-    if not seen:
-        fact = "nobody waits for an advisory lock"
-    return Judged(fact, _first([_long_waiter(row, about) for row in long]))
+    every = [(tree, waiter) for tree in seen.trees for waiter in tree.waiters]
+    long = [(tree, waiter) for tree, waiter in every if GHOST in waiter.flags]
+    if not every:
+        return Judged("nobody waits for an advisory lock")
+    fact = counted(len(every), "session") + f" waiting, {len(long) or 'none'} of them for long"
+    long.sort(key=lambda one: (one[1].since or seen.at, one[1].pid))
+    return Judged(fact, _first([_long_waiter(*one, seen.at) for one in long]))
 
 
-def _long_waiter(row: tuple[str | None, ...], about: About) -> Finding:
-    pid, _, _, _, age, application, user, snapshot, blockers = row
-    back = ", and holds back VACUUM" if snapshot == "t" else ""
+def _long_waiter(tree: LockTree, waiter: Waiter, at: datetime) -> Finding:
+    pid = waiter.pid
+    back = ", and holds back VACUUM" if VACUUM in waiter.flags else ""
+    blockers = ", ".join(map(str, waiter.blocked_by)) or "nobody"
     return find(
         "long-waiter",
-        f"session {pid} has waited for an advisory lock for {brief(float(age or 0))}{back}; if its "
+        f"session {pid} has waited for an advisory lock for {_age(waiter.since, at)}{back}; if its "
         "client is gone, it is a ghost that will be granted the lock",
-        evidence=f"{_who(pid, application, user)} waits for {_key(row[1:4], about)}, "
-        f"held or asked for before by {blockers or 'nobody'}",
+        evidence=f"{_who(waiter)} waits for {_key(tree)}, held or asked for before by {blockers}",
         remedy=f"if nobody needs it any more: SELECT pg_terminate_backend({pid})",
     )
 
 
-def idle_holders(seen: Rows, about: About) -> Judged:
-    """A session that holds a lock, has said nothing for long, and is none of ours."""
-    sessions = [list(rows) for _, rows in groupby(seen, key=lambda row: row[0])]
-    hidden = sum(rows[0][4] is None for rows in sessions)
-    suspects = [rows for rows in sessions if _is_suspect(rows[0], about)]
-    fact = f"{counted(len(seen), 'advisory lock')} held by others in this database"
+def idle_holders(seen: Snapshot, about: About) -> Judged:
+    """Sessions that hold a lock, and do nothing: for long, or while others wait."""
+    every = sorted(
+        ((holder, tree) for tree in seen.trees for holder in tree.holders),
+        key=lambda one: (one[0].state_since or seen.at, one[0].pid),
+    )
+    sessions = [list(locks) for _, locks in groupby(every, key=lambda one: one[0].pid)]
+    hidden = sum(locks[0][0].state is None for locks in sessions)
+    leaked = [locks for locks in sessions if POOLED in locks[0][0].flags]
+    stalled = [
+        locks
+        for locks in sessions
+        if IN_TRANSACTION in locks[0][0].flags
+        and any(tree.waiters for _, tree in locks)
+        and _seconds(locks[0][0].state_since, seen.at) > about.limits.stalled
+    ]
+    fact = f"{counted(len(every), 'advisory lock')} held by others in this database"
     if hidden:
         fact += f"; what {hidden} of the sessions do is hidden from this role"
-    if suspects:
-        fact += f"; {counted(len(suspects), 'session')} idle for long"
-    return Judged(fact, _first([_leaked(rows, about) for rows in suspects]))
+    if leaked:
+        fact += f"; {counted(len(leaked), 'session')} idle for long"
+    if stalled:
+        fact += f"; {counted(len(stalled), 'session')} idle in transaction while others wait"
+    found = [_leaked(locks, seen.at) for locks in leaked]
+    return Judged(fact, (*_first(found), *_first([_stalled(one, seen.at) for one in stalled])))
 
 
-def _is_suspect(row: tuple[str | None, ...], about: About) -> bool:
-    _, _, _, _, state, idle, application, _ = row
-    if state != "idle" or _label.parse(application or ""):
-        return False
-    return float(idle or 0) > about.limits.idle
-
-
-def _leaked(rows: Rows, about: About) -> Finding:
-    pid, *_, idle, application, user = rows[0]
-    keys = [_key(row[1:4], about) for row in rows[:_SHOWN_KEYS]]
-    more = f" and {len(rows) - len(keys)} more" if len(rows) > len(keys) else ""
+def _leaked(locks: Sequence[tuple[Holder, LockTree]], at: datetime) -> Finding:
+    holder = locks[0][0]
     return find(
         "leaked-lock",
-        f"session {pid} has held {counted(len(rows), 'advisory lock')} and done nothing for "
-        f"{brief(float(idle or 0))}: a leader at rest, or a lock that leaked into a pool",
-        evidence=f"{_who(pid, application, user)} holds {', '.join(keys)}{more}",
-        remedy=f"if nobody needs it any more: SELECT pg_terminate_backend({pid})",
+        f"session {holder.pid} has held {counted(len(locks), 'advisory lock')} and done nothing "
+        f"for {_age(holder.state_since, at)}: a leader at rest, or a lock that leaked into a pool",
+        evidence=f"{_who(holder)} holds {_keys(tree for _, tree in locks)}",
+        remedy=f"if nobody needs it any more: SELECT pg_terminate_backend({holder.pid})",
+    )
+
+
+def _stalled(locks: Sequence[tuple[Holder, LockTree]], at: datetime) -> Finding:
+    holder = locks[0][0]
+    waited_for = [tree for _, tree in locks if tree.waiters]
+    count = counted(sum(len(tree.waiters) for tree in waited_for), "session")
+    back = ", and holds back VACUUM" if VACUUM in holder.flags else ""
+    age = _age(holder.state_since, at)
+    return find(
+        "stalled-holder",
+        f"session {holder.pid} has been idle in a transaction for {age} while {count} waited for "
+        f"what it has locked{back}",
+        evidence=f"{_who(holder)} holds {_keys(waited_for)}; its last query: {_query(holder)}",
+        remedy="have its program end the transaction before it waits for anything else; if that "
+        f"is stuck: SELECT pg_terminate_backend({holder.pid})",
     )
 
 
@@ -88,21 +111,41 @@ def _first(findings: list[Finding]) -> tuple[Finding, ...]:
     return tuple(findings[:_SHOWN])
 
 
-def _who(pid: str | None, application: str | None, user: str | None) -> str:
-    name = f"{application!r}" if application else "a session without application_name"
-    return f"{name} (pid {pid}, role {user})"
+def _seconds(since: datetime | None, at: datetime) -> float:
+    return 0.0 if since is None else (at - since).total_seconds()
 
 
-def _key(columns: Sequence[str | None], about: About) -> str:
-    """Spell a key as one would lock it, and as pg_locks shows it."""
-    classid, objid, objsubid = (int(column or 0) for column in columns)
-    row = f"pg_locks {classid}/{objid}/{objsubid}"
-    try:
-        key = Key.from_pg(classid, objid, objsubid)
-    except ConfigError:
-        return f"an extension's lock ({row})"
-    named = about.keys.get(key)
-    return f"{named.sql if named else key.sql} ({row})"
+def _age(since: datetime | None, at: datetime) -> str:
+    return brief(_seconds(since, at))
+
+
+def _who(session: Holder) -> str:
+    unnamed = "a session without application_name"
+    name = repr(session.application) if session.application else unnamed
+    return f"{name} (pid {session.pid}, role {session.user or 'unknown'})"
+
+
+def _query(session: Holder) -> str:
+    """Its last query in one line: what is in it came from somebody's program."""
+    text = " ".join((session.query or "not known").split())
+    return repr(text[:_MOST_OF_QUERY] + "…" if len(text) > _MOST_OF_QUERY else text)
+
+
+def _keys(trees: Iterable[LockTree]) -> str:
+    keys = [_key(tree) for tree in trees]
+    more = f" and {len(keys) - _SHOWN_KEYS} more" if len(keys) > _SHOWN_KEYS else ""
+    return ", ".join(keys[:_SHOWN_KEYS]) + more
+
+
+def _key(tree: LockTree) -> str:
+    """Spell a key as one would lock it, and as pg_locks shows it; what it is, if that is known."""
+    row = f"pg_locks {tree.classid}/{tree.objid}/{tree.objsubid}"
+    said = tree.name or " or ".join(tree.candidates)
+    if tree.key is None:
+        return f"{said or 'the lock of an extension'} ({row})"
+    if said and tree.key.name is None:
+        return f"{tree.key.sql} ({row}: {said})"
+    return f"{tree.key.sql} ({row})"
 
 
 def collisions(seen: Sequence[Key], about: About) -> Judged:

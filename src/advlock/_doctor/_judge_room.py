@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from advlock._doctor._judge import Judged, identifier
+from advlock._doctor._judge import Judged
 from advlock._doctor._report import find
+from advlock._inspect._hidden import identifier
 
 if TYPE_CHECKING:
     from advlock._doctor._about import About

@@ -6,9 +6,10 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from advlock._doctor import _kinds
-from advlock._doctor._judge import Judged, identifier, took
+from advlock._doctor._judge import Judged, took
 from advlock._doctor._report import find
 from advlock._duration import brief, seconds
+from advlock._inspect._hidden import identifier
 
 if TYPE_CHECKING:
     from advlock._doctor._about import About

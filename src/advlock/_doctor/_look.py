@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from advlock import _plan
 from advlock._doctor import _judge_rights, _judge_server, _pooler, _sql
 from advlock._doctor._patient import OURS, array
 from advlock._doctor._seen import Clock, Override, Server, Tokens
 from advlock._doctor._session import Refused, Unanswered
+from advlock._inspect._look import look, namer
+from advlock._inspect._naming import Naming
+from advlock._inspect._read import Limits
 from advlock._key import Key, pg_encoding
 from advlock._pooling import Pooling
+from advlock._registry._load import load
+from advlock.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from advlock._doctor._patient import Patient
     from advlock._doctor._seen import Rows
+    from advlock._inspect._tree import Snapshot
     from advlock._key import Name, Scheme
+    from advlock._plan import SessionPlan
     from advlock._pooling import Verdict
+    from advlock._registry._registry import Registry
+
+R = TypeVar("R")
 
 _ROUNDS: Final = 5
 
@@ -151,14 +162,38 @@ def tokens(patient: Patient) -> Tokens:
     )
 
 
-def waiters(patient: Patient) -> Rows:
-    """Ask who waits."""
-    return patient.ask(_sql.WAITERS)
+def locks(patient: Patient) -> Snapshot:
+    """Ask who holds what, who waits, and what they are doing."""
+    limits = patient.about.limits
+    called = {key: Naming(key, key.name) for key in patient.about.keys}
+    made = _drive(patient, namer(_registry(), called))
+    odd = Limits(idle=limits.idle, waiting=limits.waiting)
+    return _drive(patient, look(namer=made, limits=odd))
 
 
-def holders(patient: Patient) -> Rows:
-    """Ask who holds what, and what they are doing."""
-    return patient.ask(_sql.HOLDERS)
+def _registry() -> Registry | None:
+    try:
+        return load()
+    except ConfigError:  # another command says what is wrong with it
+        return None
+
+
+def _drive(patient: Patient, plan: SessionPlan[R]) -> R:
+    """Drive a plan of the library's on the main session."""
+    try:
+        script = next(plan)
+        while True:
+            try:
+                rows = [patient.ask(step.sql, *step.params) for step in script.steps]
+            except Refused as refusal:
+                script = plan.throw(_plan.Refused(refusal.sqlstate, refusal.message))
+            else:
+                script = plan.send(rows)
+    except StopIteration as stop:
+        verdict: R = stop.value
+        return verdict
+    except _plan.Refused as refusal:
+        raise Refused(refusal.sqlstate, refusal.message) from None
 
 
 def keys(patient: Patient, names: Iterable[Name], scheme: Scheme) -> list[Key]:

@@ -42,6 +42,7 @@ CODES: Final[dict[str, Severity]] = {
     "clock-offset": "warning",
     "leaked-lock": "warning",
     "long-waiter": "warning",
+    "stalled-holder": "warning",
 }
 
 _ORDER: Final = list(CODES)

@@ -174,33 +174,3 @@ FROM pg_catalog.pg_proc AS function
 WHERE function.pronamespace = 'pg_catalog'::regnamespace AND function.proname = ANY ($1::text[])
 ORDER BY 1
 """
-
-# -- other people's locks --------------------------------------------------------------------------
-
-# `waitstart` came with PostgreSQL 14; through jsonb its absence is a NULL.
-WAITERS: Final[LiteralString] = """
-SELECT waits.pid, waits.classid, waits.objid, waits.objsubid,
-       extract(epoch FROM pg_catalog.clock_timestamp()
-               - (pg_catalog.to_jsonb(waits) ->> 'waitstart')::timestamptz),
-       activity.application_name, activity.usename, activity.backend_xmin IS NOT NULL,
-       pg_catalog.array_to_string(pg_catalog.pg_blocking_pids(waits.pid), ', ')
-FROM pg_catalog.pg_locks AS waits
-LEFT JOIN pg_catalog.pg_stat_activity AS activity USING (pid)
-WHERE waits.locktype = 'advisory' AND NOT waits.granted
-  AND waits.database = (SELECT oid FROM pg_catalog.pg_database
-                        WHERE datname = pg_catalog.current_database())
-ORDER BY 5 DESC NULLS LAST, 1
-"""
-# Of a session of another role, `state` and `state_change` are NULL without pg_read_all_stats.
-HOLDERS: Final[LiteralString] = """
-SELECT held.pid, held.classid, held.objid, held.objsubid, activity.state,
-       extract(epoch FROM pg_catalog.clock_timestamp() - activity.state_change),
-       activity.application_name, activity.usename
-FROM pg_catalog.pg_locks AS held
-LEFT JOIN pg_catalog.pg_stat_activity AS activity USING (pid)
-WHERE held.locktype = 'advisory' AND held.granted
-  AND held.database = (SELECT oid FROM pg_catalog.pg_database
-                       WHERE datname = pg_catalog.current_database())
-  AND held.pid <> pg_catalog.pg_backend_pid()
-ORDER BY 6 DESC NULLS LAST, held.pid, held.classid, held.objid
-"""

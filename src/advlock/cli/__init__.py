@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 # name: (module, one line for `advlock --help`); the module has a click command of that name.
 COMMANDS = {
     "run": ("advlock.cli.run", "Run a command while holding a lock."),
+    "once": ("advlock.cli.once", "Run a command once, ever or in a window; others wait."),
     "cron": ("advlock.cli.cron", "Run jobs by the clock, each tick on one of many hosts."),
+    "lead": ("advlock.cli.lead", "Run a command on one of many hosts: on the leader."),
+    "ps": ("advlock.cli.ps", "Show every lock: its name, who holds it, who waits."),
+    "top": ("advlock.cli.top", "The same, live."),
+    "why": ("advlock.cli.why", "Say in plain words why a lock is not free."),
+    "kill": ("advlock.cli.kill", "End the session that holds a lock."),
+    "keys": ("advlock.cli.keys", "Check, list, show and export the registry of names."),
     "init": ("advlock.cli.init", "Make the tables of advlock, or show their SQL."),
     "doctor": ("advlock.cli.doctor", "Say whether locks hold on this database."),
     "demo": ("advlock.cli.demo", "Watch three hosts run one cron, and two of them die."),
@@ -34,6 +41,7 @@ Examples:
   advlock run -w 30s deploy -- make deploy   wait at most 30 seconds
   advlock run --slots 3 encode -- ffmpeg …   at most three at a time
   advlock cron run jobs.toml                 on every host; each tick runs on one
+  advlock ps; advlock why nightly            who has which lock, and why it is not free
 
 \b
 The database: --dsn, ADVLOCK_DSN, advlock.toml, DATABASE_URL or libpq's own

@@ -103,7 +103,7 @@ def spawn(
     env: Mapping[str, str],
     inherit: Iterable[int],
     own_session: bool,
-    streams: tuple[int, int] | None = None,
+    streams: tuple[int, ...] | None = None,
 ) -> Child:
     """Execute the command directly, without a shell; stdin, stdout and stderr are inherited.
 
@@ -116,7 +116,7 @@ def spawn(
         env: Its environment.
         inherit: File descriptors that it is to have besides those which we inherited ourselves.
         own_session: Give it a session, and so a process group, of its own.
-        streams: Its stdout and stderr instead of ours; then its stdin is /dev/null.
+        streams: Its stdout, stderr and stdin instead of ours; without a third it is /dev/null.
 
     Raises:
         NotStarted: It could not be executed.
@@ -135,15 +135,17 @@ def spawn(
                 file_actions=_streams(streams),
             )
         except OSError as error:
-            raise _not_started(command[0], error, env.get("PATH")) from None
+            raise not_started(command[0], error, env.get("PATH")) from None
     return Child(pid, own_session=own_session)
 
 
-def _streams(streams: tuple[int, int] | None) -> list[tuple[Any, ...]]:
+def _streams(streams: tuple[int, ...] | None) -> list[tuple[Any, ...]]:
     if streams is None:
         return []
-    stdin = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
-    return [stdin, *((os.POSIX_SPAWN_DUP2, fd, n) for n, fd in enumerate(streams, 1))]
+    actions = [(os.POSIX_SPAWN_DUP2, fd, n) for fd, n in zip(streams, (1, 2, 0), strict=False)]
+    if len(streams) > 2:  # noqa: PLR2004
+        return actions
+    return [(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), *actions]
 
 
 @contextlib.contextmanager
@@ -158,7 +160,8 @@ def _inheritable(fds: Iterable[int]) -> Iterator[None]:
             os.set_inheritable(fd, False)  # noqa: FBT003
 
 
-def _not_started(program: str, error: OSError, path: str | None) -> NotStarted:
+def not_started(program: str, error: OSError, path: str | None) -> NotStarted:
+    """Say why a program could not be executed."""
     if error.errno != errno.ENOENT:
         reason = (error.strerror or str(error)).lower()
         if error.errno == errno.ENOEXEC:

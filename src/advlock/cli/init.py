@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
+from advlock.cli._database import asking, database, text
 from advlock.cli._say import say
-from advlock.cli.cron._options import asking, database, text
 
 EPILOG = """\
 \b
-The cron makes its tables by itself, where its role may. Otherwise:
+The cron makes the tables by itself, where its role may. Otherwise:
   advlock init --sql --role app | psql -U postgres mydb
 """
 
@@ -37,9 +37,10 @@ role_name.__name__ = "text"  # as --help shows it
 def init(sql: bool, role: str | None, dsn: str | None, local: bool) -> int:  # noqa: FBT001
     """Make the tables of advlock in the schema `advlock`. May be run again at any time.
 
-    Locks need none of them: they are for the cron, its history, and fencing tokens.
+    Locks need none of them: they are for the cron, its history, fencing tokens, and for the names
+    of locks, so that any host can tell what a key in pg_locks stands for.
     """
-    from advlock._cron import _schema  # noqa: PLC0415 - not for --help
+    from advlock import _schema  # noqa: PLC0415 - not for --help
 
     if role is not None and not sql:
         raise click.UsageError("--role goes with --sql; whoever makes the tables may use them")

@@ -13,12 +13,15 @@ import click
 
 from advlock._duration import brief
 from advlock._liveness import LIVENESS, LONGEST, SHORTEST_LEASE, SHORTEST_LIVENESS, Bounds
-from advlock.cli import write_exit_codes
+from advlock.cli import _checkin
 from advlock.cli._acquire import Grant, Want
+from advlock.cli._behind import Behind
 from advlock.cli._child import NotStarted, adopt_orphans, has_terminal, spawn
+from advlock.cli._names import registered_names
 from advlock.cli._say import say
 from advlock.cli._seek import Found, Seeker
 from advlock.cli._signals import Inbox, Interrupted, raise_on_signals
+from advlock.cli._story import Story, trace_context
 from advlock.cli._supervise import Rules, supervise
 from advlock.cli.exits import Exit, signalled
 from advlock.errors import ConfigError, DatabaseUnavailable
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from advlock._dsn import Dsn
+    from advlock._rate._rate import Rate
     from advlock._solo import SoloSession
 
 
@@ -65,36 +69,21 @@ def lock_name(text: str) -> str:
     return text
 
 
-class _Run(click.Command):
-    """A command whose last part, behind `--`, belongs to another program."""
+def rate_option(text: str) -> Rate:
+    """A rate on the command line."""
+    from advlock._rate._rate import rate  # noqa: PLC0415 - for those who pass one
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        head, tail = args, []
-        if "--" in args:
-            split = args.index("--")
-            head, tail = args[:split], args[split + 1 :]
-        ctx.params["command"] = tuple(tail)
-        try:
-            super().parse_args(ctx, head)
-        except click.UsageError as error:
-            if "unexpected extra argument" in error.format_message():
-                self._missing(ctx, "put -- before the command")
-            error.ctx = error.ctx or ctx  # click's parser leaves it out
-            raise
-        if not tail:
-            self._missing(ctx, "no command to run")
-        return []
+    try:
+        return rate(text, None)
+    except ConfigError as error:
+        raise click.BadParameter(str(error)) from None
 
-    def _missing(self, ctx: click.Context, what: str) -> None:
-        example = "advlock run nightly -- ./report.sh --all"
-        raise click.UsageError(f"{what}, for example: {example}", ctx)
 
-    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        return [*super().collect_usage_pieces(ctx), "-- COMMAND [ARG]..."]
+rate_option.__name__ = "rate"
 
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        super().format_epilog(ctx, formatter)
-        write_exit_codes(formatter)
+
+class _Run(Behind):
+    example = "advlock run nightly -- ./report.sh --all"
 
 
 class _Options(NamedTuple):
@@ -110,6 +99,8 @@ class _Options(NamedTuple):
     dsn: str | None
     local: bool
     quiet: bool
+    rate: Rate | None = None
+    checkin: _checkin.Wanted | None = None
 
     def tell(self, message: str) -> None:
         """Say who is in the way, unless nobody wants to know."""
@@ -129,6 +120,7 @@ Examples:
   advlock run -n -E 0 nightly -- ./report.sh  skip when it runs elsewhere (cron)
   advlock run -w 30s deploy -- make deploy    wait at most 30 seconds
   advlock run --slots 3 encode -- ./encode    at most three at a time
+  advlock run --rate 100/60s api -- ./call    at most 100 starts in any minute
 
 \b
 The command sees ADVLOCK_NAME, ADVLOCK_KEY, ADVLOCK_TOKEN (greater than that of
@@ -137,6 +129,8 @@ It inherits the lock's connection: if advlock itself is killed, the lock stays
 until the command has ended. --close opts out.
 """
 
+# What has no meaning where nothing is held while the command runs.
+_ONLY_LOCKS = ("shared", "exclusive", "slots", "close", "max_runtime", "lease", *_checkin.WHO)
 _KILL_AFTER = 10.0
 _BOUNDS = Bounds()
 _LETS_GO = float(_BOUNDS.user_timeout) / 1000  # the server, at the earliest
@@ -178,7 +172,13 @@ alone: it is not for commands that must never run twice at a time.
     help="The exit code when somebody else holds the lock.",
 )
 @click.option("-o", "--close", is_flag=True, help="Do not let the command inherit the lock.")
-@click.option("--slots", type=click.IntRange(min=1), help="Let so many hold it at a time.")
+@click.option("--slots", type=click.IntRange(1, 1000), help="Let so many hold it at a time.")
+@click.option(
+    "--rate",
+    metavar="N/TIME",
+    type=rate_option,
+    help="Take no lock; start the command when fewer than N others began within TIME.",
+)
 @click.option("--max-runtime", type=duration, help="Stop the command after so long; 0: never.")
 @click.option(
     "-k",
@@ -207,6 +207,7 @@ alone: it is not for commands that must never run twice at a time.
     type=duration_between(SHORTEST_LEASE, LONGEST),
     help="Free the lock when advlock is frozen or killed for so long; the command may still run.",
 )
+@_checkin.options
 @click.option("--dsn", metavar="DSN", help="The database: a URL, or libpq's key=value.")
 @click.option("--local", is_flag=True, help="A private PostgreSQL, for trying things out.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not say who holds the lock.")
@@ -230,6 +231,7 @@ def _understood(ctx: click.Context, given: dict[str, Any]) -> _Options:
         ("shared", "exclusive"),
         ("shared", "slots"),
         ("dsn", "local"),
+        *(("rate", other) for other in _ONLY_LOCKS),
     ):
         if all(given[flag] is not None and given[flag] is not False for flag in (one, other)):
             flags = (f"--{flag.replace('_', '-')}" for flag in (one, other))
@@ -251,6 +253,8 @@ def _understood(ctx: click.Context, given: dict[str, Any]) -> _Options:
         given["dsn"],
         given["local"],
         given["quiet"],
+        given["rate"],
+        _checkin.understood(given, ctx),
     )
 
 
@@ -259,23 +263,45 @@ def _run(options: _Options) -> int:
     from advlock._solo import SoloSession  # noqa: PLC0415
 
     with contextlib.ExitStack() as stack:
+        reporter = _checkin.Reporter(options.checkin, options.want.name)
+        stack.enter_context(reporter)  # the first, so it is left last: when the lock is free again
         dsn, users = _database(stack, options)
+        if options.rate is not None:
+            return _at_rate(options.rate, options, dsn, users)
+        names = registered_names(options.want.name, options.want.slots)
         # Our own start-up is not the caller's time: the wait begins with connecting.
         until = None if options.wait is None else time.monotonic() + options.wait
         name = _label.make(options.want.name)
 
         def connect() -> SoloSession:
-            return SoloSession.open(
+            session = SoloSession.open(
                 dsn, application_name=name, deadline=until, bounds=options.bounds
             )
+            session.names = names
+            return session
 
         seeker = Seeker(connect, options.want, until, options.tell, say)
         try:
             found = seeker.seek()
-            return options.conflict if found is None else _under_lock(found, options, users)
+            if found is None:
+                reporter.skipped()
+                return options.conflict
+            return reporter.ended(_under_lock(found, options, users, reporter))
         finally:
             # Whatever happened. Not a goodbye: a process that inherited the socket keeps the lock.
             seeker.discard()
+
+
+def _at_rate(rate: Rate, options: _Options, dsn: Dsn, users: list[int]) -> int:
+    from advlock.cli._rate_run import become, start_at  # noqa: PLC0415 - most runs have none
+
+    if not start_at(rate, options.want, options.wait, dsn, options.tell):
+        return options.conflict
+    try:
+        become(options.command, options.want.name, users)
+    except NotStarted as failure:
+        say(str(failure))
+        return failure.code
 
 
 def _database(stack: contextlib.ExitStack, options: _Options) -> tuple[Dsn, list[int]]:
@@ -290,24 +316,33 @@ def _database(stack: contextlib.ExitStack, options: _Options) -> tuple[Dsn, list
     return _dsn.resolve(options.dsn), []
 
 
-def _under_lock(found: Found, options: _Options, users: list[int]) -> int:
+def _under_lock(
+    found: Found, options: _Options, users: list[int], reporter: _checkin.Reporter
+) -> int:
     session, grant, token = found
     env = _environment(grant, options.want.name, token)
     terminal = has_terminal()
     inbox = Inbox(suspendable=not terminal)
     inherit = [] if options.close else [session.fileno(), *users]
+    output = reporter.prepare(env["ADVLOCK_RUN_ID"])
     with inbox.opened():
         adopt_orphans()
         try:
-            child = spawn(options.command, env=env, inherit=inherit, own_session=not terminal)
+            child = spawn(
+                options.command, env=env, inherit=inherit, own_session=not terminal, **output
+            )
         except NotStarted as failure:
-            say(str(failure))
+            reporter.say(str(failure))
             return failure.code
-        code = supervise(child, session, options.rules, inbox, say)
+        reporter.begun()
+        story = Story(env, child.pid)
+        session.record(grant.key)  # not before: the command does not wait for it
+        code = supervise(child, session, options.rules, inbox, reporter.say)
+        story.end(code)
         if not options.close:
             session.leave()
     if options.close and code != Exit.LOST and not _released(session, grant, options):
-        say(f"lost {options.rules.what} before the command ended with exit code {code}")
+        reporter.say(f"lost {options.rules.what} before the command ended with exit code {code}")
         return Exit.LOST if options.rules.stop_when_lost else code
     return code
 
@@ -323,12 +358,13 @@ def _released(session: SoloSession, grant: Grant, options: _Options) -> bool:
 
 
 def _environment(grant: Grant, name: str, token: int) -> dict[str, str]:
-    env = dict(os.environ)
+    env, parts = dict(os.environ), grant.key.parts
     env.pop("ADVLOCK_SLOT", None)  # that of another `advlock run` around this one
+    env.pop(_checkin.PING_URL, None)  # a secret, and no other run's
     env["ADVLOCK_NAME"] = name
-    env["ADVLOCK_KEY"] = str(grant.key.value)
+    env["ADVLOCK_KEY"] = ",".join(map(str, parts if isinstance(parts, tuple) else [parts]))
     env["ADVLOCK_TOKEN"] = str(token)
     env["ADVLOCK_RUN_ID"] = str(uuid.uuid4())
     if grant.slot is not None:
         env["ADVLOCK_SLOT"] = str(grant.slot)
-    return env
+    return env | trace_context()

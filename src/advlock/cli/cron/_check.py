@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from advlock.cli import _show as show
+from advlock.cli._database import as_json
 from advlock.cli._say import say
 from advlock.cli.cron import _show
 from advlock.cli.cron._files import load
-from advlock.cli.cron._options import as_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +38,7 @@ def check(file: str, as_json: bool) -> int:  # noqa: FBT001
     now = datetime.now(UTC)
     if as_json:
         found = [_as_dict(job, now) for job in jobs.jobs.values()]
-        _show.as_json({"file": file, "jobs": found, "warnings": list(jobs.warnings)})
+        show.as_json({"file": file, "jobs": found, "warnings": list(jobs.warnings)})
         return 0
     for job in jobs.jobs.values():
         _describe(job, now)
@@ -79,7 +80,7 @@ def _as_dict(job: Job, now: datetime) -> Mapping[str, Any]:
         "schedule": job.schedule.text,
         "explained": job.schedule.explain(),
         "timezone": job.schedule.timezone,
-        "next": [_show.iso(tick) for tick in _next(job, now)],
+        "next": [show.iso(tick) for tick in _next(job, now)],
         "policies": dict(_show.policies(job)),
         "description": job.description,
     }

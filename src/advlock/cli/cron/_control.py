@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from advlock._duration import brief
+from advlock.cli._database import asking, database, text
 from advlock.cli._say import say
-from advlock.cli.cron._options import asking, database, text
 from advlock.cli.run import duration_between
 
 if TYPE_CHECKING:

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from advlock.cli import _show as show
+from advlock.cli._database import asking, database, text
 from advlock.cli._say import say
 from advlock.cli.cron import _show
-from advlock.cli.cron._options import asking, database, text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +57,7 @@ def history(
         found = ask(_views.history(name, count, states, output=output))
     if as_json:
         for tick in found:
-            _show.as_json(_show.tick_as_dict(tick, output=output), indent=None)
+            show.as_json(_show.tick_as_dict(tick, output=output), indent=None)
     elif found:
         _show_table(found)
     else:
@@ -65,7 +66,7 @@ def history(
 
 
 def _show_table(found: Sequence[Tick]) -> None:
-    heads, *lines = _show.table(_HEADS, [_cells(tick) for tick in found])
+    heads, *lines = show.table(_HEADS, [_cells(tick) for tick in found])
     click.echo(heads)
     for tick, line in zip(found, lines, strict=True):
         click.echo(line)

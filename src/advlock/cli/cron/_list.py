@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from advlock.cli import _show as show
+from advlock.cli._database import as_json, asking, database, text
 from advlock.cli._say import say
 from advlock.cli.cron import _show
 from advlock.cli.cron._files import load
-from advlock.cli.cron._options import as_json, asking, database, text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -51,9 +52,9 @@ def list_(file: str | None, as_json: bool, **where: Any) -> int:  # noqa: FBT001
     rows = [_row(listed, found, jobs) for listed in _ordered(found, jobs)]
     warnings = [*found.warnings, *_unread(rows), *(_differing(rows) if file else ())]
     if as_json:
-        _show.as_json(
+        show.as_json(
             {
-                "now": _show.iso(found.now),
+                "now": show.iso(found.now),
                 "jobs": [_as_dict(row, found) for row in rows],
                 "hosts": [_host(host) for host in found.hosts],
                 "warnings": warnings,
@@ -63,7 +64,7 @@ def list_(file: str | None, as_json: bool, **where: Any) -> int:  # noqa: FBT001
     if rows:
         cells = [_cells(row, found.now) for row in rows]
         heads = ("NAME", "SCHEDULE", "NEXT", "LAST", "STATE")
-        click.echo("\n".join(_show.table(heads, cells)))
+        click.echo("\n".join(show.table(heads, cells)))
         _show_hosts(found.hosts)
     else:
         say(f"there are no jobs; {_views.FIRST}")
@@ -140,7 +141,7 @@ def _last_cell(last: Tick | None) -> str:
     from advlock._duration import brief  # noqa: PLC0415
 
     if last is None:
-        return _show.dim("never")
+        return show.dim("never")
     took = "" if last.duration is None else f" in {brief(last.duration)}"
     return f"{utc(last.scheduled_at)} {_show.state(last.state)}{took}"
 
@@ -160,7 +161,7 @@ def _state_cell(active: Sequence[Tick]) -> str:
     queued = sum(tick.state == "queued" for tick in active)
     if queued:
         parts.append(f"{_show.state('queued')} {queued}")
-    return ", ".join(parts) or _show.dim("idle")
+    return ", ".join(parts) or show.dim("idle")
 
 
 def _show_hosts(hosts: Sequence[Here]) -> None:
@@ -170,7 +171,7 @@ def _show_hosts(hosts: Sequence[Here]) -> None:
         say("no scheduler is running; start one: advlock cron run FILE")
         return
     rows = [[one.host, str(one.pid), one.source, utc(one.started_at)] for one in hosts]
-    click.echo("\n" + "\n".join(_show.table(("HOST", "PID", "FILE", "SINCE"), rows)))
+    click.echo("\n" + "\n".join(show.table(("HOST", "PID", "FILE", "SINCE"), rows)))
 
 
 def _as_dict(row: _Row, found: Overview) -> dict[str, Any]:
@@ -182,14 +183,14 @@ def _as_dict(row: _Row, found: Overview) -> dict[str, Any]:
         "timezone": job and job.schedule.timezone,
         "enabled": job and job.enabled,
         "live": listed.live,
-        "next": _show.iso(job.schedule.after(found.now)) if job and runs else None,
+        "next": show.iso(job.schedule.after(found.now)) if job and runs else None,
         "paused": row.pause
         and {
-            "until": _show.iso(row.pause.until),
+            "until": show.iso(row.pause.until),
             "note": row.pause.note,
             "by": row.pause.by,
         },
-        "decided_until": _show.iso(listed.decided_until),
+        "decided_until": show.iso(listed.decided_until),
         "last": listed.last and _brief_tick(listed.last),
         "active": [_brief_tick(tick) for tick in listed.active],
     }
@@ -197,19 +198,19 @@ def _as_dict(row: _Row, found: Overview) -> dict[str, Any]:
 
 def _brief_tick(tick: Tick) -> dict[str, Any]:
     return {
-        "scheduled_at": _show.iso(tick.scheduled_at),
+        "scheduled_at": show.iso(tick.scheduled_at),
         "state": tick.state,
         "host": tick.host,
         "pid": tick.pid,
-        "started_at": _show.iso(tick.started_at),
-        "finished_at": _show.iso(tick.finished_at),
+        "started_at": show.iso(tick.started_at),
+        "finished_at": show.iso(tick.finished_at),
         "duration": tick.duration,
         "locked": tick.locked,
     }
 
 
 def _host(host: Here) -> dict[str, Any]:
-    return host._asdict() | {"started_at": _show.iso(host.started_at)}
+    return host._asdict() | {"started_at": show.iso(host.started_at)}
 
 
 # -- next ------------------------------------------------------------------------------------------
@@ -264,13 +265,13 @@ def _show_ticks(job: Job, ticks: Sequence[datetime], *, as_json: bool) -> None:
     zone = zone_of(job.schedule.timezone)
     there = [tick.astimezone(zone) for tick in ticks]
     if as_json:
-        _show.as_json(
+        show.as_json(
             {
                 "name": job.name,
                 "schedule": job.schedule.text,
                 "timezone": job.schedule.timezone,
                 "ticks": [
-                    {"local": local.isoformat(), "utc": _show.iso(tick)}
+                    {"local": local.isoformat(), "utc": show.iso(tick)}
                     for local, tick in zip(there, ticks, strict=True)
                 ],
             }

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from advlock.cli._database import database
 from advlock.cli._signals import Interrupted, heard, raise_on_signals
 from advlock.cli.cron._files import load
-from advlock.cli.cron._options import database
 from advlock.cli.exits import signalled
 from advlock.cli.run import duration
 from advlock.errors import ConfigError
@@ -129,8 +129,8 @@ def _engine(
 ) -> Iterator[tuple[Engine, Callable[[], bool]]]:
     from advlock._cron._engine import Engine  # noqa: PLC0415 - not for --help
     from advlock.cli._child import adopt_orphans  # noqa: PLC0415
+    from advlock.cli._database import client_of, opened  # noqa: PLC0415
     from advlock.cli.cron._command import CommandRun  # noqa: PLC0415
-    from advlock.cli.cron._options import client_of, opened  # noqa: PLC0415
     from advlock.cli.cron._output import Drainer, Printer  # noqa: PLC0415
     from advlock.cli.cron._reaper import Reaper  # noqa: PLC0415
 

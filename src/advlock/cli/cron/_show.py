@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from advlock.cli._show import iso
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import Mapping
 
     from advlock._cron._job import Job
     from advlock._cron._views import Tick
@@ -53,45 +53,14 @@ _TICK: Final = (
 _DURATIONS: Final = frozenset(
     ("grace", "timeout", "kill_after", "retry_wait", "jitter", "max_age"),
 )
-_NO_POLICY: Final = frozenset(("name", "schedule", "command", "env", "cwd", "description"))
+_NO_POLICY: Final = frozenset(
+    ("name", "schedule", "command", "env", "cwd", "description", "ping"),
+)
 
 
 def state(name: str) -> str:
     """A state, in its colour."""
     return click.style(name, _COLOURS.get(name))
-
-
-def dim(text: str) -> str:
-    """What matters less."""
-    return click.style(text, dim=True)
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lay out rows below their heads, in columns as wide as need be."""
-    heads = [click.style(head, bold=True) for head in heads]
-    every = [heads, *rows]
-    widths = [
-        max(len(click.unstyle(cell)) for cell in column) for column in zip(*every, strict=True)
-    ]
-    return [
-        "  ".join(
-            cell + " " * (width - len(click.unstyle(cell)))
-            for cell, width in zip(row, widths, strict=True)
-        ).rstrip()
-        for row in every
-    ]
-
-
-def as_json(value: Any, *, indent: int | None = 2) -> None:
-    """Write one JSON value to stdout."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=indent))
-
-
-def iso(when: datetime | None) -> str | None:
-    """A time for programs, in UTC."""
-    from datetime import UTC  # noqa: PLC0415 - not for --help
-
-    return None if when is None else when.astimezone(UTC).isoformat()
 
 
 def tick_as_dict(tick: Tick, *, output: bool = False) -> dict[str, Any]:
@@ -110,11 +79,14 @@ def policies(job: Job) -> Mapping[str, Any]:
     """What of a job is not as it is by default."""
     import dataclasses  # noqa: PLC0415 - not for --help
 
-    return {
+    from advlock._checkins._plan import masked  # noqa: PLC0415
+
+    found = {
         one.name: getattr(job, one.name)
         for one in dataclasses.fields(job)
         if one.name not in _NO_POLICY and getattr(job, one.name) != one.default
     }
+    return found if job.ping is None else found | {"ping": masked(job.ping)}
 
 
 def spelled(policy: str, value: Any) -> str:

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from advlock.cli import _show as show
+from advlock.cli._database import as_json, asking, database, text
 from advlock.cli.cron import _show
-from advlock.cli.cron._options import as_json, asking, database, text
 
 if TYPE_CHECKING:
     from advlock._cron._why import Case, Moment, Verdict
@@ -48,7 +49,7 @@ def why(name: str, at: Moment | None, as_json: bool, **where: Any) -> int:  # no
         case = ask(look(name, at))
     verdict = explain(case)
     if as_json:
-        _show.as_json(_as_dict(case, verdict))
+        show.as_json(_as_dict(case, verdict))
     else:
         wrapped = textwrap.wrap(
             verdict.text, _WIDTH, break_long_words=False, break_on_hyphens=False
@@ -60,9 +61,9 @@ def why(name: str, at: Moment | None, as_json: bool, **where: Any) -> int:  # no
 def _as_dict(case: Case, verdict: Verdict) -> dict[str, Any]:
     return {
         "job": case.about.name,
-        "asked": _show.iso(case.asked),
-        "tick": _show.iso(case.tick),
-        "following": _show.iso(case.following),
+        "asked": show.iso(case.asked),
+        "tick": show.iso(case.tick),
+        "following": show.iso(case.following),
         "verdict": verdict.code,
         "text": verdict.text,
         "row": None if case.row is None else _show.tick_as_dict(case.row),
