@@ -59,6 +59,7 @@ class AsyncSession:
         self._scripts: deque[tuple[_plan.Script, Future[Answer]]] = deque()
         self._busy = False  # a request is under way, or about to be
         self._beating = False  # it is a heartbeat
+        self._reading = False  # somebody, perhaps further up the stack, takes what has come
         self._alone = False  # the last combined request was of one op: nobody to wait for
         self._ops: list[Op] = []  # what it asks, if it is a combined request
         self._script: Future[Answer] | None = None  # who waits for it, if it is a script
@@ -173,11 +174,13 @@ class AsyncSession:
         """Look at the socket, without waiting: False once the server has hung up."""
         if self.lost is None:
             elsewhere = _thread.get_ident() != self._thread
-            if elsewhere or (self._busy and not self._beating):
+            if elsewhere or self._reading:
                 # Not ours to read now; but the reader may come after somebody has believed.
                 if self.wire.is_cut():
                     self.distrust(HUNG_UP)
             else:
+                # After a stop of the whole process, a goodbye may come with the answer to whatever
+                # is under way (tests/chaos/test_frozen.py).
                 poll = select.poll()
                 poll.register(self.wire.fd, select.POLLIN)
                 while self.lost is None and poll.poll(0):
@@ -228,6 +231,13 @@ class AsyncSession:
             self.loop.remove_writer(self.wire.fd)
 
     def _readable(self) -> None:
+        self._reading = True
+        try:
+            self._read()
+        finally:
+            self._reading = False
+
+    def _read(self) -> None:
         try:
             if not self.wire.expects:
                 if self.wire.hung_up():
@@ -298,7 +308,11 @@ class AsyncSession:
                 plan.send((await future).rows())
             except StopIteration as stop:
                 self._recovery = None
-                self._hand_out(stop.value)
+                self._reading = True
+                try:
+                    self._hand_out(stop.value)
+                finally:
+                    self._reading = False
         except (Refused, SessionLost, psycopg.Error) as error:
             self.end(f"the server refused a combined request ({error})")
 

@@ -61,6 +61,7 @@ class Engine:
         self._sending = False  # an interruption here leaves open whether it was sent
         self._fragile = False  # an interruption here leaves no way to go on
         self._patient = False  # the server was asked to wait
+        self._taking = False  # it takes what has come, which may be the last the server says
         self._asked = 0.0  # when what is under way was sent
         self._doomed: str | None = None  # why it is to end as soon as its user leaves
         self._distrusted = False  # what it carries is not believed in any more
@@ -208,11 +209,14 @@ class Engine:
             if not (again or self._poll.poll(self._slice(deadline))):
                 self._check_silence(deadline)
                 continue
+            self._taking = True
             try:
                 answer = self.wire.receive()
             except psycopg.Error as error:
                 self._end(self.wire.reason(error))
                 raise SessionLost(self.lost) from error
+            finally:
+                self._taking = False
             if answer is not None:
                 self.pulse.confirm(self._asked)
                 return answer

@@ -141,22 +141,29 @@ class Session(Engine):
         """Look at the socket, without waiting: False once the server has hung up."""
         # With the turn only if there is something to take: who asks again and again must not keep
         # the heartbeats from it.
-        if self.lost is None and (self.wire.has_news() or self._reader):
+        if self.lost is None and (self.wire.has_news() or self._reader or self._taking):
             self._let_it_be_heard()
             me = object()
             self._guarded(me, self._look, me)
         return self.lost is None and not self._distrusted
 
     def _let_it_be_heard(self) -> None:
-        """Wait a moment for the watcher, who is about to take the answer to a heartbeat.
+        """Wait a moment for the watcher, or another thread, who is about to take an answer.
 
         After a stop of the whole process that may come with a goodbye (tests/chaos/test_frozen.py).
         """
         if self.listening:
             _watch.prod()
-            limit = time.monotonic() + _MOMENT
-            while (self.listening or self._reader) and time.monotonic() < limit:
-                time.sleep(0.0002)
+        limit = time.monotonic() + _MOMENT
+        while self._somebody_reads() and time.monotonic() < limit:
+            time.sleep(0.0002)
+
+    def _somebody_reads(self) -> bool:
+        if self.lost is not None:
+            return False
+        if self.listening or self._reader or self._taking:
+            return True
+        return bool(self._turn) and self.wire.has_news()
 
     def _look(self, me: object) -> None:
         if self._turn.setdefault("owner", me) is not me:

@@ -26,21 +26,33 @@ BOUNDS = Bounds(LIVENESS)
 
 
 @pytest.mark.parametrize("world", ["sync", "async"])
-@pytest.mark.parametrize("how", ["idle", "asking", "goodbye", "asking goodbye"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "idle",
+        "asking",
+        "goodbye",
+        "asking goodbye",
+        "curious asking",
+        "curious asking goodbye",
+    ],
+)
 def test_the_first_look_after_a_stop_sees_what_the_server_did(
     server: Server, tmp_path: Path, world: str, how: str
 ) -> None:
     """Also when it waited for an answer, and when the server has said goodbye but not hung up.
 
+    The answer is one to a heartbeat, or else to what another thread or task has asked.
     A server that ends a session says so, then frees its locks, and hangs up last.
     """
     if server.cluster is None:
         pytest.skip("the binaries of the server of ADVLOCK_TEST_DSN are out of reach")
-    bound = f"--liveness={LIVENESS}"
+    bound = [f"--liveness={LIVENESS}"]
+    curious = ["--curious"] if "curious" in how else []
     with scene(server.cluster.bindir, tmp_path) as stage:
-        holder = stage.enter("proxied", world, bound)
+        holder = stage.enter("proxied", world, *bound, *curious)
         stage.await_event("token", holder)
-        successor = stage.enter("direct", world, bound)
+        successor = stage.enter("direct", world, *bound)
         stage.await_waiter()
         if "goodbye" in how:
             stage.proxy.strike("linger", "down", scope="present")

@@ -167,6 +167,22 @@ async def alive(diary: Diary, plan: Plan, once: Callable[[], Awaitable[None]]) -
         await asyncio.sleep(plan.nap())
 
 
+def wonder(locks: advlock.Locks, key: str) -> None:
+    """Ask who holds the key, for ever: so the session is busy with more than heartbeats."""
+    while True:
+        with contextlib.suppress(advlock.LockError):
+            locks.holders(key)
+        time.sleep(LOOK)
+
+
+async def awonder(locks: advlock.AsyncLocks, key: str) -> None:
+    """Do the same."""
+    while True:
+        with contextlib.suppress(advlock.LockError):
+            await locks.holders(key)
+        await asyncio.sleep(LOOK)
+
+
 class _Confess(logging.Handler):
     """Writes down what the library itself calls an error."""
 
@@ -195,7 +211,9 @@ async def crowd(options: argparse.Namespace, diary: Diary) -> None:
     _when_dismissed(lambda: loop.call_soon_threadsafe(me.cancel))
     plans = [Plan(options, number) for number in range(options.crowd)]
     async with advlock.AsyncLocks(options.dsn, **_client(options)) as locks:
-        jobs = (alive(diary, plan, lambda p=plan: ahold(locks, diary, p)) for plan in plans)  # type: ignore[misc]
+        jobs = [alive(diary, plan, lambda p=plan: ahold(locks, diary, p)) for plan in plans]  # type: ignore[misc]
+        if options.curious:
+            jobs.append(awonder(locks, options.keys.split(",")[0]))
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(*jobs)
 
@@ -212,6 +230,9 @@ def threads(options: argparse.Namespace, diary: Diary) -> None:
         plan = Plan(options, number)
         arguments = (diary, plan, lambda p=plan: hold(locks, diary, p))  # type: ignore[misc]
         threading.Thread(target=live, args=arguments).start()
+    if options.curious:
+        key = options.keys.split(",")[0]
+        threading.Thread(target=wonder, args=(locks, key)).start()
 
 
 def parse() -> argparse.Namespace:
@@ -227,6 +248,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--work", type=float, help="hold for so long, and wait for ever")
     parser.add_argument("--liveness", type=float, default=10.0)
     parser.add_argument("--lease", type=float)
+    parser.add_argument(
+        "--curious",
+        action="store_true",
+        help="ask who holds the first key, without a pause, beside everything else",
+    )
     parser.add_argument(
         "--without-trust",
         action="store_true",
