@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 
 from advlock._aloop import by, in_a_thread
+from advlock._clock import now
 from advlock._connect import PATIENCE, forks, unavailable
 from advlock._connecting import Connected
 from advlock._lent import LentWire
@@ -45,7 +46,9 @@ async def connect(
     while True:
         while (before := forks()) % 2:  # noqa: ASYNC110 - it is over in a thousandth
             await asyncio.sleep(0.001)
+        began = now()
         session = make(Wire(await _open(conninfo, dsn)))
+        session.pulse.measure((now() - began) / 2)  # at the least two round trips
         connected = await _set_up(session, conninfo, dsn, pooler)
         if forks() == before:
             return session, connected
@@ -68,6 +71,7 @@ async def _set_up(
         session.wire.silence = NO_CONNECTION
     try:
         greeting = await _greet(session, set_up(startup_pid, session.pulse.bounds))
+        session.pulse.measure(now() - session.pulse.confirmed)
         if greeting.backend_pid == startup_pid:
             return Connected(session.wire, greeting.server)
         session.pulse.bounds = session.pulse.bounds.behind_a_pooler()

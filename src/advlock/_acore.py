@@ -12,9 +12,10 @@ from advlock._aheld import AsyncHeld
 from advlock._aloop import by
 from advlock._asessions import AsyncSessions
 from advlock._beside import abeside
-from advlock._client import GRACE, Client, at_least, timeout
+from advlock._client import Client, timeout
 from advlock._connect import ended_at_once
 from advlock._contend import acontend
+from advlock._grace import for_holders
 from advlock._held import tell_lost
 from advlock._ledger import FORKED, HELD, RELEASING, Ledger, Op, Ticket
 from advlock._plan import Expired, Refused, SessionLost
@@ -91,15 +92,14 @@ class AsyncCore(Client):
     ) -> AsyncHeld:
         self._check_open()
         ticket = None
-        soon = None if deadline is None else at_least(deadline, self._bind().loop.time())
         try:
-            key = self._ascii_key(name) or await self._key(name, soon)
+            key = self._ascii_key(name) or await self._key(name, deadline)
             if reentrant and (again := self._hold_again(key, owner, shared=shared)):
                 return again
             ticket = Ticket(key, name, shared=shared, owner=owner)
-            if wait is not None and wait < GRACE:
+            if wait is not None and wait < self._grace:
                 await self._let_leave(key)
-            if self._enter(ticket, wait) and await self._try(ticket, soon):
+            if self._enter(ticket, wait) and await self._try(ticket, deadline):
                 return AsyncHeld(self, self._believed(ticket))
             if await acontend(self, ticket, deadline):
                 return AsyncHeld(self, self._believed(ticket))
@@ -149,7 +149,7 @@ class AsyncCore(Client):
         """Wait for the round trip of a release that was only sent: `release(); acquire(False)`."""
         op = self._ledger.leaving(key)
         if op is not None and op.waiter is not None:
-            await asyncio.wait([op.waiter], timeout=GRACE)
+            await asyncio.wait([op.waiter], timeout=self._grace)
 
     def _enter(self, ticket: Ticket, wait: float | None) -> bool:
         if self._ledger.enter(ticket, queue=False):
@@ -166,8 +166,9 @@ class AsyncCore(Client):
             sessions = self._sessions or self._bind()
             session = sessions.shared or await sessions.connect(deadline)
             future = session.ask(self._ledger.try_op(ticket, session))
+            soon = self._at_least(deadline, sessions.loop.time())
             try:
-                return await future if deadline is None else await by(deadline, future)
+                return await future if soon is None else await by(soon, future)
             except SessionLost as error:
                 self._pooler_may_differ = True
                 if attempt == 2:  # noqa: PLR2004
@@ -338,7 +339,8 @@ class AsyncCore(Client):
         sessions = self._bind()
         if key is not None and sessions.shared is not None:
             with contextlib.suppress(Expired, LockError):
-                holders = await self._ask_holders(key, self._bind().loop.time() + GRACE)
+                limit = sessions.loop.time() + for_holders(wait, self._grace)
+                holders = await self._ask_holders(key, limit)
         late = timeout(name, key, wait, holders, pinned=self._pinned)
         return _observe.timed_out(self, late)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from advlock import _observe
 from advlock._aheld import AsyncHeld
 from advlock._aloop import by
-from advlock._client import GRACE, at_least, names_of
+from advlock._client import names_of
 from advlock._connect import ended_at_once
 from advlock._contend import acontend, contend
 from advlock._held import Held
@@ -170,7 +170,7 @@ def _take_free(client: Core, every: Every, left: list[Ticket], deadline: float |
             if not client._ledger.enter(ticket, queue=False):
                 break
             asked.append(ticket)
-    ask_all(client, [(one, None) for one in asked], at_least(deadline, time.monotonic()))
+    ask_all(client, [(one, None) for one in asked], deadline)
     for ticket in asked:
         if ticket.state is HELD:
             client._believed(ticket)
@@ -183,15 +183,16 @@ def ask_all(client: Core, asked: Asked, deadline: float | None) -> None:
     Args:
         client: Whose shared session it goes over.
         asked: The tickets, whose turn it is; each with the code of what is asked, if special.
-        deadline: When to stop waiting for the answer.
+        deadline: When to stop waiting for the answer; there is always time for a round trip.
 
     Raises:
         Expired: `deadline` passed; the request goes on.
     """
     for attempt in range(_TRIES if asked else 0):
         session = client._sessions.shared or client._sessions.connect(deadline)
+        soon = client._at_least(deadline, time.monotonic())
         try:
-            return session.ask_all(_ops(client, asked, session), deadline)
+            return session.ask_all(_ops(client, asked, session), soon)
         except SessionLost as error:
             _give_up(client, asked, attempt, error)
     return None
@@ -204,8 +205,7 @@ def take(client: Core, ticket: Ticket, wait: float | None, deadline: float | Non
         Expired: `deadline` passed while the server was being asked.
     """
     free = ticket.state is NEW and client._enter(ticket, wait)
-    soon = at_least(deadline, time.monotonic())
-    if (free and client._try(ticket, soon)) or contend(client, ticket, deadline):
+    if (free and client._try(ticket, deadline)) or contend(client, ticket, deadline):
         client._believed(ticket)
         return True
     return False
@@ -302,12 +302,12 @@ async def _atake_free(
     now = client._bind().loop.time()
     asked = []
     for ticket in left:
-        if deadline is not None and deadline < now + GRACE:
+        if deadline is not None and deadline < now + client._grace:
             await client._let_leave(ticket.key)
         if not client._ledger.enter(ticket, queue=False):
             break
         asked.append(ticket)
-    await aask_all(client, [(one, None) for one in asked], at_least(deadline, now))
+    await aask_all(client, [(one, None) for one in asked], deadline)
     for ticket in asked:
         if ticket.state is HELD:
             client._believed(ticket)
@@ -322,9 +322,10 @@ async def aask_all(client: AsyncCore, asked: Asked, deadline: float | None) -> N
         session = sessions.shared or await sessions.connect(deadline)
         session._alone = False  # they go together
         futures = [session.ask(op) for op in _ops(client, asked, session)]
+        soon = client._at_least(deadline, sessions.loop.time())
         try:
             for future in futures:
-                await (future if deadline is None else by(deadline, future))
+                await (future if soon is None else by(soon, future))
         except SessionLost as error:
             _give_up(client, asked, attempt, error)
         else:
@@ -340,8 +341,7 @@ async def atake(
 ) -> bool:
     """Take one lock, waiting for it; as `take`."""
     free = ticket.state is NEW and client._enter(ticket, wait)
-    soon = at_least(deadline, client._bind().loop.time())
-    if (free and await client._try(ticket, soon)) or await acontend(client, ticket, deadline):
+    if (free and await client._try(ticket, deadline)) or await acontend(client, ticket, deadline):
         client._believed(ticket)
         return True
     return False

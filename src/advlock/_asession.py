@@ -10,7 +10,6 @@ from __future__ import annotations
 import _thread
 import asyncio
 import contextlib
-import select
 from collections import deque
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -173,17 +172,13 @@ class AsyncSession:
     def looks_alive(self) -> bool:
         """Look at the socket, without waiting: False once the server has hung up."""
         if self.lost is None:
-            elsewhere = _thread.get_ident() != self._thread
-            if elsewhere or self._reading:
+            if self._reading or self._recovery or _thread.get_ident() != self._thread:
                 # Not ours to read now; but the reader may come after somebody has believed.
                 if self.wire.is_cut():
                     self.distrust(HUNG_UP)
             else:
-                # After a stop of the whole process, a goodbye may come with the answer to whatever
-                # is under way (tests/chaos/test_frozen.py).
-                poll = select.poll()
-                poll.register(self.wire.fd, select.POLLIN)
-                while self.lost is None and poll.poll(0):
+                # A goodbye may come with the answer to anything (tests/chaos/test_frozen.py).
+                while self.lost is None and self.wire.has_news():
                     self._readable()
         return self.lost is None and self._doubt is None
 
@@ -219,11 +214,7 @@ class AsyncSession:
             self._look_in(self.pulse.bounds.heartbeat)
 
     def _take(self) -> list[Op]:
-        if len(self._pending) <= _LARGEST_BATCH:
-            ops = list(self._pending)
-            self._pending.clear()
-            return ops
-        return [self._pending.popleft() for _ in range(_LARGEST_BATCH)]
+        return [self._pending.popleft() for _ in range(min(len(self._pending), _LARGEST_BATCH))]
 
     def _writable(self) -> None:
         self._readable()
@@ -307,12 +298,8 @@ class AsyncSession:
             try:
                 plan.send((await future).rows())
             except StopIteration as stop:
+                self._hand_out(stop.value)
                 self._recovery = None
-                self._reading = True
-                try:
-                    self._hand_out(stop.value)
-                finally:
-                    self._reading = False
         except (Refused, SessionLost, psycopg.Error) as error:
             self.end(f"the server refused a combined request ({error})")
 

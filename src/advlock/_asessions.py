@@ -61,9 +61,10 @@ class AsyncSessions:
         """Return the shared session; everybody who needs it waits for one attempt.
 
         Raises:
-            Expired: `deadline` passed first.
+            Expired: `deadline` passed first; there is always time for a server that is near.
             DatabaseUnavailable, UnsafeServer: the attempt failed.
         """
+        deadline = self._client._at_least(deadline, self.loop.time())
         while self.shared is None:
             self._client._check_open()
             if self._connecting is None:
@@ -105,7 +106,7 @@ class AsyncSessions:
         session, made = await connect(client._conninfo(), client._dsn, self._session, pooler)
         try:
             client._check_open()
-            if client._meet(made):
+            if client._meet(made, session.pulse):
                 self.end("the database moved to another server")
         except BaseException:
             session.end("the client does not want it")

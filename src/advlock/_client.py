@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from advlock import _connect, _dsn, _duration, _recording
 from advlock._duration import brief
+from advlock._grace import GRACE, at_least, grace
 from advlock._key import Key, Scheme, pg_encoding
 from advlock._ledger import FORKED, HELD, LOST, Ledger, Ticket
 from advlock._liveness import LIVENESS, LONGEST, SHORTEST_LEASE, SHORTEST_LIVENESS, Bounds
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from advlock._holder import Holder
     from advlock._inspect._tree import Snapshot
     from advlock._key import Name
+    from advlock._liveness import Pulse
     from advlock._plan import Refused, SessionPlan
     from advlock._pooling import Verdict
     from advlock._registry._names import Names
@@ -42,8 +44,6 @@ if TYPE_CHECKING:
     Seconds: TypeAlias = float | str | timedelta | None
     Liveness: TypeAlias = float | str | timedelta
 
-# The server ends a wait by itself; this is how long its word may take to reach us, in seconds.
-GRACE: Final = 0.04
 # How long a pooler may let a waiter wait for a session, and a pool counts as used up; in seconds.
 _POOLER_S_PATIENCE: Final = 0.5
 POOL_STAYS_FULL: Final = 10.0
@@ -55,6 +55,7 @@ _clients: weakref.WeakSet[Client] = weakref.WeakSet()
 class Client:
     """The part of a client that neither waits nor talks to the server."""
 
+    _grace = GRACE  # how long the server's word may take to reach us, in seconds
     _full_until = 0.0  # so long a pooler is not asked for sessions to wait on
     _renew: Callable[[], _dsn.Dsn] | None = None  # the address of this moment, where it changes
 
@@ -189,7 +190,10 @@ class Client:
         """Within so many seconds it lets go of a frozen process; None for never."""
         return self._bounds.lease
 
-    def _meet(self, made: Connected) -> bool:
+    def _at_least(self, deadline: float | None, now: float) -> float | None:
+        return at_least(deadline, now, self._grace)
+
+    def _meet(self, made: Connected, pulse: Pulse) -> bool:
         """Note where a new session leads to; tell whether those before it led elsewhere.
 
         Raises:
@@ -208,6 +212,7 @@ class Client:
         self._pooler = made.pooler
         self._pooler_may_differ = False
         self._pinned = made.wire.pinned
+        self._grace = grace(pulse.round_trip)
         self._learn_encoding(made.wire.parameter("server_encoding"))
         return moved
 
@@ -302,11 +307,6 @@ class Client:
             f"this {who} already holds {ticket.name!r} and would wait for itself for ever; pass "
             f"reentrant=True to hold it again, or wait=… to give up after a while"
         )
-
-
-def at_least(deadline: float | None, now: float) -> float | None:
-    """Give one try the time of a round trip: a free lock is taken however small the wait is."""
-    return None if deadline is None else max(deadline, now + GRACE)
 
 
 def names_of(names: Iterable[Name], example: str = "hold_all({})") -> tuple[Name, ...]:

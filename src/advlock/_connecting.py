@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import psycopg
 
+from advlock._clock import now
 from advlock._connect import PATIENCE, forks, unavailable
 from advlock._lent import LentWire
 from advlock._liveness import Pulse
@@ -64,9 +65,11 @@ def connect(conninfo: str, dsn: Dsn, pulse: Pulse, pooler: Verdict | None = None
         while (before := forks()) % 2:
             time.sleep(_A_MOMENT)
         try:
+            began = now()
             wire = Wire(psycopg.Connection.connect(conninfo, autocommit=True))
         except (psycopg.Error, OSError) as error:
             raise unavailable(error, dsn) from None
+        pulse.measure((now() - began) / 2)  # at the least two round trips
         connected = _set_up(wire, conninfo, dsn, pulse, pooler)
         if forks() == before:
             return connected
@@ -82,6 +85,7 @@ def _set_up(wire: Wire, conninfo: str, dsn: Dsn, pulse: Pulse, pooler: Verdict |
         wire.silence = NO_CONNECTION
     try:
         greeting = _greet(session, set_up(startup_pid, pulse.bounds))
+        pulse.measure(now() - pulse.confirmed)
         if greeting.backend_pid == startup_pid:
             return Connected(wire, greeting.server)
         pulse.bounds = pulse.bounds.behind_a_pooler()

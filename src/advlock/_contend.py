@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from advlock import _observe, _plan
 from advlock._aloop import by
-from advlock._client import GRACE
 from advlock._ledger import QUEUED
 from advlock._plan import Expired, Refused, SessionLost, Waited
 from advlock._signing import Signature
@@ -115,7 +114,7 @@ def _wait_on_server(client: Core, ticket: Ticket, deadline: float | None) -> Wai
 def _wait_on(
     client: Core, session: Session, ticket: Ticket, left: float | None, deadline: float | None
 ) -> Waited:
-    limit = None if deadline is None else deadline + GRACE
+    limit = None if deadline is None else deadline + client._grace
     try:
         if session.fetch(_wait_for(client, ticket, left), limit):
             client._book(ticket, session)
@@ -210,7 +209,7 @@ async def _await_on(
     left: float | None,
     deadline: float | None,
 ) -> Waited:
-    limit = None if deadline is None else deadline + GRACE
+    limit = None if deadline is None else deadline + client._grace
     try:
         if await by(limit, session.fetch(_wait_for(client, ticket, left))):
             client._book(ticket, session)

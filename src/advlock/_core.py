@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, TypeVar
 from advlock import _observe, _plan
 from advlock._all import release_all
 from advlock._beside import beside
-from advlock._client import GRACE, Client, at_least, timeout
+from advlock._client import Client, timeout
 from advlock._connect import ended_at_once
 from advlock._contend import contend
+from advlock._grace import for_holders
 from advlock._held import Held, tell_lost
 from advlock._ledger import FORKED, HELD, QUEUED, RELEASING, Op, Ticket
 from advlock._plan import Expired, Refused, SessionLost
@@ -75,14 +76,13 @@ class Core(Client):
     ) -> Held:
         self._check_open()
         ticket = None
-        soon = at_least(deadline, time.monotonic())
         try:
             with contextlib.suppress(Expired):
-                key = self._key(name, soon)
+                key = self._key(name, deadline)
                 if reentrant and (again := self._hold_again(key, owner, shared=shared)):
                     return again
                 ticket = Ticket(key, name, shared=shared, owner=owner)
-                if self._enter(ticket, wait) and self._try(ticket, soon):
+                if self._enter(ticket, wait) and self._try(ticket, deadline):
                     return Held(self, self._believed(ticket))
                 if contend(self, ticket, deadline):
                     return Held(self, self._believed(ticket))
@@ -145,7 +145,7 @@ class Core(Client):
                 return False
             ticket.waker = new_waiter()
             self._ledger.enter(ticket, queue=True)
-        wait(ticket.waker, time.monotonic() + GRACE)
+        wait(ticket.waker, time.monotonic() + self._grace)
         if ticket.state is QUEUED:
             self._abandon(ticket)
             return False
@@ -167,7 +167,7 @@ class Core(Client):
             session = self._sessions.shared or self._sessions.connect(deadline)
             op = self._ledger.try_op(ticket, session)
             try:
-                return session.ask(op, deadline)
+                return session.ask(op, self._at_least(deadline, time.monotonic()))
             except SessionLost as error:
                 self._pooler_may_differ = True
                 if attempt == 2:  # noqa: PLR2004
@@ -368,7 +368,7 @@ class Core(Client):
         holders: list[Holder] = []
         if key is not None and self._sessions.shared is not None:
             with contextlib.suppress(Expired, LockError):
-                holders = self._ask_holders(key, time.monotonic() + GRACE)
+                holders = self._ask_holders(key, time.monotonic() + for_holders(wait, self._grace))
         late = timeout(name, key, wait, holders, pinned=self._pinned)
         return _observe.timed_out(self, late)
 

@@ -129,14 +129,30 @@ class Bounds:
 
 
 class Pulse:
-    """When one session was last known to be there. Times are seconds of `_clock.now`."""
+    """When one session was last known to be there. Times are seconds of `_clock.now`.
 
-    __slots__ = ("bounds", "confirmed", "trust")
+    Attributes:
+        bounds: What follows from the client's settings.
+
+        trust: So long after `confirmed` we go on believing.
+
+        confirmed: The start of the last exchange that succeeded.
+
+        round_trip: How long the server's word takes to get here: no longer than this, as far as
+            connecting showed.
+    """
+
+    __slots__ = ("bounds", "confirmed", "round_trip", "trust")
 
     def __init__(self, bounds: Bounds) -> None:
         self.bounds = bounds
         self.trust = bounds.trust
-        self.confirmed = -math.inf  # the start of the last exchange that succeeded
+        self.confirmed = -math.inf
+        self.round_trip = math.inf
+
+    def measure(self, seconds: float) -> None:
+        """Note that a round trip took so long, or less: a busy host adds to it what it likes."""
+        self.round_trip = min(self.round_trip, seconds)
 
     def confirm(self, start: float) -> None:
         """Note that an exchange which started then has succeeded."""

@@ -110,7 +110,8 @@ class Locks(Core):
         Args:
             name: A string, a 64-bit integer, or a pair of 32-bit integers.
             wait: How long to wait, in seconds or as `"30s"`; None for ever. Covers everything:
-                connecting, our own threads ahead in the queue, and the server.
+                connecting, our own threads ahead in the queue, and the server. Once connected,
+                there is time for a round trip however small it is; `attempt` connects, too.
             shared: Share it with other shared holders.
             reentrant: Enter at once where this thread already holds it.
 

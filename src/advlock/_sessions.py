@@ -63,9 +63,10 @@ class Sessions:
         """Return the shared session; everybody who needs it waits for one attempt.
 
         Raises:
-            Expired: `deadline` passed first.
+            Expired: `deadline` passed first; there is always time for a server that is near.
             DatabaseUnavailable, UnsafeServer: the attempt failed.
         """
+        deadline = self._client._at_least(deadline, time.monotonic())
         while (shared := self.shared) is None:
             with self._mutex:
                 self._client._check_open()
@@ -102,7 +103,7 @@ class Sessions:
         if made is None or client._closed:
             return None
         try:
-            moved = client._meet(made)
+            moved = client._meet(made, attempt.pulse)
         except DatabaseUnavailable as error:
             attempt.error = error
             return None

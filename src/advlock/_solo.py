@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 from advlock import _connect, _dsn, _plan
 from advlock._beside import beside
-from advlock._client import GRACE, at_least
 from advlock._clock import now
 from advlock._connecting import Connecting
+from advlock._grace import at_least, for_holders, grace
 from advlock._key import Key, pg_encoding
 from advlock._ledger import Ticket
 from advlock._liveness import Bounds, Pulse
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+# Who reads what a command says is in no hurry, in seconds.
+_READERS_PATIENCE: Final = 1.0
 # How long a goodbye waits for the answer to a heartbeat, in seconds.
 _MOMENT: Final = 0.1
 # How long the command's end may go unnoticed because its lock's name is recorded.
@@ -53,6 +55,7 @@ class SoloSession:
         self._pooled = connected.pooler is not None
         self._bounds = pulse.bounds
         self._conninfo, self._dsn = conninfo, dsn
+        self._grace = grace(pulse.round_trip)
         self._holds = False
         # It matters from the beginning, but for one that is pinned only while it locks.
         self._session = Session(
@@ -117,12 +120,12 @@ class SoloSession:
 
     def look(self, keys: Keys, deadline: float | None) -> View:
         """Look at a semaphore; raises what `try_lock` does."""
-        return self._ask(_slots.look(keys), at_least(deadline, time.monotonic()))
+        return self._ask(_slots.look(keys), at_least(deadline, time.monotonic(), self._grace))
 
     def take_slot(self, keys: Keys, step: Take, deadline: float | None) -> bool:
         """Take a slot if it is free and all agree; raises what `try_lock` does."""
         plan = _slots.take(keys, step.slot, first=step.first)
-        taken = self._ask(plan, at_least(deadline, time.monotonic()))
+        taken = self._ask(plan, at_least(deadline, time.monotonic(), self._grace))
         self._holds = taken or step.first
         if self._wire.pinned and not self._holds:
             self._ask(_plan.unlock_all())
@@ -140,7 +143,7 @@ class SoloSession:
             TooManyLocks: the server's lock table is full.
         """
         plan = _plan.ask_one(key, shared=shared, release=False)
-        self._holds = self._ask(plan, at_least(deadline, time.monotonic()))
+        self._holds = self._ask(plan, at_least(deadline, time.monotonic(), self._grace))
         if self._wire.pinned and not self._holds:
             self._ask(_plan.unlock_all())  # a waiter keeps no session of the pooler's
         return self._holds
@@ -177,7 +180,7 @@ class SoloSession:
                 return True
 
     def _wait_there(self, ticket: Ticket, left: float | None, deadline: float | None) -> bool:
-        limit = None if deadline is None else deadline + GRACE
+        limit = None if deadline is None else deadline + self._grace
         try:
             sign = Signature(ticket)
             plan = _plan.wait_for(ticket, left, self._bounds, pooled=self._pooled, sign=sign)
@@ -188,7 +191,8 @@ class SoloSession:
 
     def holders(self, key: Key, *, deadline: float | None = None) -> list[Holder]:
         """Ask who holds the lock and who waits for it."""
-        return self._ask(_plan.holders(key), at_least(deadline, time.monotonic()))
+        enough = for_holders(_READERS_PATIENCE, self._grace)
+        return self._ask(_plan.holders(key), at_least(deadline, time.monotonic(), enough))
 
     def set_application_name(self, name: str) -> None:
         """Sign anew."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from advlock import _observe
 from advlock._aheld import AsyncHeld, _Guard
-from advlock._client import at_least, wait_seconds
+from advlock._client import wait_seconds
 from advlock._contend import acontend
 from advlock._held import _call_back, join_errors
 from advlock._leader._base import CLOSED, LOOK, RESIGNED, SOON, BaseLeader, BaseTerm, leading, leave
@@ -198,13 +198,12 @@ class AsyncLeader(BaseLeader):
     ) -> Ticket | None:
         client, ticket = self._client, None
         client._check_open()
-        soon = None if deadline is None else at_least(deadline, client._bind().loop.time())
         try:
-            key = await client._key(self._name, soon)
+            key = await client._key(self._name, deadline)
             ticket = Ticket(key, self._name, shared=False, owner=owner)
             # Where time is short, a free lock is taken however short it is, as by `hold`.
             asks = client._enter(ticket, seconds) and deadline is not None
-            if asks and await client._try(ticket, soon):
+            if asks and await client._try(ticket, deadline):
                 return client._believed(ticket)
             if await acontend(client, ticket, deadline, self._plan(ticket)):
                 return client._believed(ticket)

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from advlock import _observe
-from advlock._client import at_least, wait_seconds
+from advlock._client import wait_seconds
 from advlock._connecting import Connecting
 from advlock._contend import contend
 from advlock._core import _apart, _wake_all
@@ -187,13 +187,12 @@ class Leader(BaseLeader):
     def _ask(self, seconds: float | None, deadline: float | None) -> Ticket | None:
         client = self._client
         client._check_open()
-        soon = at_least(deadline, time.monotonic())
-        key = client._key(self._name, soon)
+        key = client._key(self._name, deadline)
         ticket = Ticket(key, self._name, shared=False, owner=threading.current_thread())
         self._ticket = ticket
         # Where time is short, a free lock is taken however short it is, as by `hold`.
         asks = client._enter(ticket, seconds) and deadline is not None
-        granted = asks and client._try(ticket, soon)
+        granted = asks and client._try(ticket, deadline)
         if granted or contend(client, ticket, deadline, self._plan(ticket)):
             return client._believed(ticket)
         return None

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from advlock import _observe, _schema
 from advlock._aloop import by
-from advlock._client import at_least
 from advlock._held import join_errors, refuse_generator
 from advlock._ledger import FORKED
 from advlock._once import _here, _plan
@@ -135,7 +134,7 @@ class AsyncOnce(BaseOnce):
         """Ask before the lock is asked for: mostly it was done long ago."""
         client, want = self._client, self._want
         sessions = client._bind()
-        soon = at_least(deadline, sessions.loop.time() + _plan.A_LOOK)
+        soon = client._at_least(deadline, sessions.loop.time() + _plan.A_LOOK)
         try:
             await client._key(want.lock, soon)  # a name that cannot be one is refused here
             session = sessions.shared or await sessions.connect(soon)

@@ -9,7 +9,6 @@ import time
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from advlock import _observe, _schema
-from advlock._client import at_least
 from advlock._held import Held, join_errors, refuse_generator
 from advlock._ledger import FORKED
 from advlock._once import _here, _plan
@@ -127,7 +126,7 @@ class Once(BaseOnce):
     def _look(self, deadline: float | None) -> Done | None:
         """Ask before the lock is asked for: mostly it was done long ago."""
         client, want = self._client, self._want
-        soon = at_least(deadline, time.monotonic() + _plan.A_LOOK)
+        soon = client._at_least(deadline, time.monotonic() + _plan.A_LOOK)
         try:
             client._key(want.lock, soon)  # a name that cannot be one is refused here
             session = client._sessions.shared or client._sessions.connect(soon)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from advlock import _schema
 from advlock._aloop import by
-from advlock._client import at_least, wait_seconds
+from advlock._client import wait_seconds
 from advlock._connect import ended_at_once
 from advlock._plan import Expired, Refused, SessionLost, pauses
 from advlock._rate import _desk, _plan
@@ -132,7 +132,7 @@ class AsyncRateLimit(BaseLimit):
             self._client._check_open()
 
     async def _in_turn(self, desk: Desk, request: Request) -> None:
-        soon = at_least(request.deadline, time.monotonic())
+        soon = self._client._at_least(request.deadline, time.monotonic())
         with contextlib.suppress(Expired):
             await by(soon, self._serve_in_turn(desk, request, soon))
 

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from advlock import _schema
-from advlock._client import at_least, wait_seconds
+from advlock._client import wait_seconds
 from advlock._connect import ended_at_once
 from advlock._plan import Expired, Refused, SessionLost, pauses
 from advlock._rate import _desk, _plan
@@ -155,7 +155,7 @@ class RateLimit(BaseLimit):
         # A signal handler may raise between any two instructions, hence twice.
         try:
             try:
-                soon = at_least(request.deadline, time.monotonic())
+                soon = self._client._at_least(request.deadline, time.monotonic())
                 left = -1 if soon is None else max(0.0, soon - time.monotonic())
                 if desk.turn.acquire(timeout=left) and request.is_due(time.monotonic()):
                     with contextlib.suppress(Expired):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from advlock import _observe, _sql
 from advlock._all import aask_all, abandon_all, ask_all, atake, take
 from advlock._aloop import by
-from advlock._client import GRACE, at_least
 from advlock._contend import _anap, _nap
+from advlock._grace import for_holders
 from advlock._ledger import HELD, Ticket
 from advlock._plan import Expired, Refused, SessionLost, server_error
 from advlock._semaphore import _plan
@@ -111,7 +111,7 @@ def acquire(semaphore: BaseSemaphore, wait: float | None, *, patient: bool) -> S
     deadline = None if wait is None else time.monotonic() + wait
     keys = None
     with contextlib.suppress(Expired):
-        client._key(semaphore.name, at_least(deadline, time.monotonic()))
+        client._key(semaphore.name, deadline)
         keys = semaphore._keys()
     if keys is None:
         return None
@@ -158,7 +158,7 @@ def _drive(seeking: _Seeking[Core], guess: int, *, patient: bool) -> bool:
 
 def _do(seeking: _Seeking[Core], step: _plan.SlotStep) -> Any:
     client, keys = seeking.client, seeking.keys
-    soon = at_least(seeking.deadline, time.monotonic())
+    soon = client._at_least(seeking.deadline, time.monotonic())
     match step:
         case Take():
             return _take(seeking, step, soon)
@@ -193,7 +193,7 @@ def _take(seeking: _Seeking[Core], step: Take, soon: float | None) -> bool:
 def _fetch(client: Core, keys: Keys, soon: float | None) -> View:
     session = client._sessions.shared or client._sessions.connect(soon)
     try:
-        return session.fetch(_plan.look(keys), soon)
+        return session.fetch(_plan.look(keys), client._at_least(soon, time.monotonic()))
     except Refused as refusal:
         raise server_error(refusal) from None
     except SessionLost as error:
@@ -212,7 +212,7 @@ def _queue(seeking: _Seeking[Core]) -> bool:
 def timed_out(semaphore: BaseSemaphore, wait: float) -> LockTimeout:
     """Make the error of a wait that was not long enough; it says who has the slots."""
     client: Core = semaphore._client
-    limit = time.monotonic() + GRACE
+    limit = time.monotonic() + for_holders(wait, client._grace)
     holders: list[Holder] = []
     with contextlib.suppress(Expired, LockError):
         for key in semaphore._keys().slots:
@@ -235,7 +235,7 @@ async def aacquire(
     deadline = None if wait is None else loop.time() + wait
     keys = None
     with contextlib.suppress(Expired):
-        await client._key(semaphore.name, at_least(deadline, loop.time()))
+        await client._key(semaphore.name, deadline)
         keys = semaphore._keys()
     if keys is None:
         return None
@@ -278,7 +278,7 @@ async def _adrive(seeking: _Seeking[AsyncCore], guess: int, *, patient: bool) ->
 
 async def _ado(seeking: _Seeking[AsyncCore], step: _plan.SlotStep) -> Any:
     client, keys = seeking.client, seeking.keys
-    soon = at_least(seeking.deadline, client._bind().loop.time())
+    soon = client._at_least(seeking.deadline, client._bind().loop.time())
     match step:
         case Take():
             return await _atake(seeking, step, soon)
@@ -315,6 +315,7 @@ async def _afetch(client: AsyncCore, keys: Keys, soon: float | None) -> View:
     sessions = client._bind()
     session = sessions.shared or await sessions.connect(soon)
     try:
+        soon = client._at_least(soon, sessions.loop.time())
         return await by(soon, session.fetch(_plan.look(keys)))
     except Refused as refusal:
         raise server_error(refusal) from None
@@ -334,7 +335,7 @@ async def _aqueue(seeking: _Seeking[AsyncCore]) -> bool:
 async def atimed_out(semaphore: BaseSemaphore, wait: float) -> LockTimeout:
     """Make the error of a wait that was not long enough; it says who has the slots."""
     client: AsyncCore = semaphore._client
-    limit = client._bind().loop.time() + GRACE
+    limit = client._bind().loop.time() + for_holders(wait, client._grace)
     holders: list[Holder] = []
     with contextlib.suppress(Expired, LockError):
         for key in semaphore._keys().slots:

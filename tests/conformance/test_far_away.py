@@ -1,0 +1,80 @@
+"""A server that is far away: what takes a round trip gets the time of a round trip."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from chaos.proxy import proxy
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from advlock import LockTimeout, _grace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from bouncers import Bouncer
+    from servers import Server
+
+    from .helpers import Admin
+    from .worlds import Actor, World
+
+ONE_WAY = 0.06  # seconds: as between continents
+TAKE = "SELECT pg_advisory_lock(hashtextextended(%s, 0))"
+
+
+@pytest.fixture
+def far(server: Server, pooler: Bouncer | None, dsn: str) -> Iterator[str]:
+    """The way to the server, on which everything takes its time."""
+    near = dsn if pooler else server.tcp_dsn(str(conninfo_to_dict(dsn)["dbname"]))
+    target = conninfo_to_dict(near)
+    with proxy(str(target["host"]), int(target["port"])) as made:
+        made.strike("delay", "both", ONE_WAY, 0, scope="new")
+        yield make_conninfo(near, port=made.port)
+
+
+async def connected(world: World, dsn: str, name: str) -> tuple[Any, Actor]:
+    """A client that has been used."""
+    client, actor = world.client(dsn), world.actor()
+    context = client.hold(f"{name}-first")
+    await actor.enter(context)
+    await actor.exit(context)
+    return client, actor
+
+
+async def test_a_free_lock_is_taken_without_a_wait(world: World, far: str, name: str) -> None:
+    """Whoever waits for nothing still waits for the answer."""
+    client, actor = await connected(world, far, name)
+    several = [f"{name}-1", f"{name}-2"]
+    for context in (client.hold(name, wait=0), client.hold_all(several, wait=0.001)):
+        await actor.enter(context)
+        await actor.exit(context)
+    lock = client.lock(name)
+    assert await actor.call(lock.acquire, timeout=0.001)
+    await actor.call(lock.release)
+    semaphore = client.semaphore(name, 2)
+    assert await actor.call(semaphore.acquire, timeout=0.001)
+    await actor.call(semaphore.release)
+
+
+@pytest.mark.parametrize("wait", [0, 0.2])
+async def test_a_busy_lock_says_who_has_it(
+    world: World, far: str, name: str, rival: Admin, wait: float
+) -> None:
+    """Those who hold it are named, though it takes a round trip to ask."""
+    client, actor = await connected(world, far, name)
+    rival.execute(TAKE, [name])
+    with pytest.raises(LockTimeout) as caught:
+        await actor.enter(client.hold(name, wait=wait))
+    assert [holder.pid for holder in caught.value.holders] == [rival.info.backend_pid]
+
+
+async def test_without_the_time_of_a_round_trip(
+    world: World, far: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The control: where every network counts as near, a free lock seems to be busy."""
+    monkeypatch.setattr(_grace, "_FARTHEST", 0.0)
+    client, actor = await connected(world, far, name)
+    with pytest.raises(LockTimeout) as caught:
+        await actor.enter(client.hold(name, wait=0))
+    assert not caught.value.holders
