@@ -21,6 +21,7 @@ from celery import Celery, beat, schedules
 from waiting import eventually
 
 import advlock
+from advlock import _connecting
 from advlock._celery import _beat, _task
 from advlock._locks import Locks
 from advlock.celery import leading, single_task
@@ -508,13 +509,13 @@ def test_a_free_lock_is_not_busy_because_connecting_takes_time(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first run in a process connects; that is no other run at work."""
-    slow = Locks._key
+    connect = _connecting.connect
 
     def takes_time(*args: Any) -> Any:
         time.sleep(0.2)
-        return slow(*args)
+        return connect(*args)
 
-    monkeypatch.setattr(Locks, "_key", takes_time)
+    monkeypatch.setattr(_connecting, "connect", takes_time)
     with Locks(url) as control, pytest.raises(advlock.LockTimeout), control.hold("cold", wait=0):
         pass
     app = Celery("one", set_as_current=True)
