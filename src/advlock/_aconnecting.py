@@ -48,8 +48,10 @@ async def connect(
             await asyncio.sleep(0.001)
         began = now()
         session = make(Wire(await _open(conninfo, dsn)))
-        session.pulse.measure((now() - began) / 2)  # at the least two round trips
+        took = now() - began
         connected = await _set_up(session, conninfo, dsn, pooler)
+        if connected.pooler is None:  # else it may have ended at the pooler
+            session.pulse.measure(took)
         if forks() == before:
             return session, connected
         # A child has a copy of the socket: see `_connecting.connect`.

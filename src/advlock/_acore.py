@@ -15,7 +15,7 @@ from advlock._beside import abeside
 from advlock._client import Client, timeout
 from advlock._connect import ended_at_once
 from advlock._contend import acontend
-from advlock._grace import for_holders
+from advlock._grace import GRACE, for_holders
 from advlock._held import tell_lost
 from advlock._ledger import FORKED, HELD, RELEASING, Ledger, Op, Ticket
 from advlock._plan import Expired, Refused, SessionLost
@@ -97,7 +97,7 @@ class AsyncCore(Client):
             if reentrant and (again := self._hold_again(key, owner, shared=shared)):
                 return again
             ticket = Ticket(key, name, shared=shared, owner=owner)
-            if wait is not None and wait < self._grace:
+            if wait is not None and wait < GRACE:
                 await self._let_leave(key)
             if self._enter(ticket, wait) and await self._try(ticket, deadline):
                 return AsyncHeld(self, self._believed(ticket))

@@ -22,6 +22,7 @@ from advlock._aloop import by
 from advlock._client import names_of
 from advlock._connect import ended_at_once
 from advlock._contend import acontend, contend
+from advlock._grace import GRACE
 from advlock._held import Held
 from advlock._ledger import HELD, NEW, RELEASING, Ticket
 from advlock._plan import Expired, SessionLost
@@ -302,7 +303,7 @@ async def _atake_free(
     now = client._bind().loop.time()
     asked = []
     for ticket in left:
-        if deadline is not None and deadline < now + client._grace:
+        if deadline is not None and deadline < now + GRACE:
             await client._let_leave(ticket.key)
         if not client._ledger.enter(ticket, queue=False):
             break

@@ -69,8 +69,10 @@ def connect(conninfo: str, dsn: Dsn, pulse: Pulse, pooler: Verdict | None = None
             wire = Wire(psycopg.Connection.connect(conninfo, autocommit=True))
         except (psycopg.Error, OSError) as error:
             raise unavailable(error, dsn) from None
-        pulse.measure((now() - began) / 2)  # at the least two round trips
+        took = now() - began
         connected = _set_up(wire, conninfo, dsn, pulse, pooler)
+        if connected.pooler is None:  # else it may have ended at the pooler
+            pulse.measure(took)
         if forks() == before:
             return connected
         # A child has a copy of the socket, so that only a goodbye ends the session there: it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import select
 import time
 from collections import deque
@@ -61,7 +62,8 @@ class Engine:
         self._sending = False  # an interruption here leaves open whether it was sent
         self._fragile = False  # an interruption here leaves no way to go on
         self._patient = False  # the server was asked to wait
-        self._taking = False  # it takes what has come, which may be the last the server says
+        self._taker = 0  # which thread takes what comes, if any
+        self._taking = False  # and is at it: that may be the last the server says
         self._asked = 0.0  # when what is under way was sent
         self._doomed: str | None = None  # why it is to end as soon as its user leaves
         self._distrusted = False  # what it carries is not believed in any more
@@ -201,6 +203,13 @@ class Engine:
         A server that is asked what it cannot block on answers at once, or is not there any more:
         the session is given up when the trust in it ends. A patient script has no such limit.
         """
+        self._taker = _thread.get_ident()
+        try:
+            return self._await_answer(deadline, again=again)
+        finally:
+            self._taker = 0
+
+    def _await_answer(self, deadline: float | None, *, again: bool) -> Answer:
         while True:
             mask = select.POLLIN | select.POLLOUT if self.wire.unsent else select.POLLIN
             if mask != self._mask:

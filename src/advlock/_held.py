@@ -79,7 +79,7 @@ class BaseHeld:
 
     @property
     def lost(self) -> bool:
-        """Whether the lock must not be believed in any more. Never waits.
+        """Whether the lock must not be believed in any more. Never waits for the server.
 
         Looks at the socket and at the clock. False means that the server confirmed the session
         within the client's time of trust, so it cannot have given the lock to anybody else, but

@@ -161,9 +161,11 @@ class Session(Engine):
     def _somebody_reads(self) -> bool:
         if self.lost is not None:
             return False
-        if self.listening or self._reader or self._taking:
+        if self.listening or self._reader:
             return True
-        return bool(self._turn) and self.wire.has_news()
+        if self._taker == _thread.get_ident():
+            return False  # we are a signal handler's, and it cannot go on before us
+        return self._taking or (bool(self._turn) and self.wire.has_news())
 
     def _look(self, me: object) -> None:
         if self._turn.setdefault("owner", me) is not me:
@@ -171,10 +173,14 @@ class Session(Engine):
             if self.wire.is_cut():
                 self.distrust(HUNG_UP)
             return
-        # What a dying server says and its hanging up are two things to read.
-        while self.lost is None and self._ears.poll(0):
-            if self.wire.hung_up():
-                self._end(self.wire.reason())
+        self._taker, self._taking = _thread.get_ident(), True
+        try:
+            # What a dying server says and its hanging up are two things to read.
+            while self.lost is None and self._ears.poll(0):
+                if self.wire.hung_up():
+                    self._end(self.wire.reason())
+        finally:
+            self._taker, self._taking = 0, False
 
     # -- heartbeats ------------------------------------------------------------------------------
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from bouncers import bouncer_before
 from chaos.proxy import proxy
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from routes import SESSION, TRANSACTION, direct_only
 
 from advlock import LockTimeout, _grace
 
@@ -67,6 +70,26 @@ async def test_a_busy_lock_says_who_has_it(
     with pytest.raises(LockTimeout) as caught:
         await actor.enter(client.hold(name, wait=wait))
     assert [holder.pid for holder in caught.value.holders] == [rival.info.backend_pid]
+
+
+@direct_only("it has a pooler of its own")
+@pytest.mark.parametrize("mode", [SESSION, TRANSACTION])
+async def test_behind_a_pooler_that_is_near(
+    world: World, server: Server, database: str, name: str, mode: str
+) -> None:
+    """Connecting ends at the pooler, so it is no measure of the way behind it."""
+    with ExitStack() as stack:
+        dbname = str(conninfo_to_dict(database)["dbname"])
+        near = server.tcp_dsn(dbname)
+        target = conninfo_to_dict(near)
+        way = stack.enter_context(proxy(str(target["host"]), int(target["port"])))
+        way.strike("delay", "both", ONE_WAY, 0, scope="new")
+        pooler = stack.enter_context(bouncer_before(make_conninfo(near, port=way.port), mode))
+        client, actor = await connected(world, pooler.dsn(dbname), name)
+        context = client.hold(name, wait=0)
+        await actor.enter(context)
+        await actor.exit(context)
+        await actor.call(client.close)
 
 
 async def test_without_the_time_of_a_round_trip(

@@ -529,6 +529,26 @@ async def test_one_term(world: World, dsn: str, name: str, admin: Admin) -> None
         await one.actor.within(one.leader.term(wait=5), lambda _: 1 / 0)
 
 
+async def test_a_term_that_is_refused_again_and_again_is_given_up(
+    world: World, dsn: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that ends each session at once does not outwait the caller."""
+    one = Candidate(world, dsn, name)
+    await one.actor.call(one.client.holders, name)  # connected: there was a server once
+    tries = 0
+
+    def fails(*_: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        msg = "the server ended a new session at once"
+        raise DatabaseUnavailable(msg)
+
+    monkeypatch.setattr(type(one.client), "_try", fails)
+    with pytest.raises(LockTimeout):
+        await soon(one.actor.entering(one.leader.term(wait=0.2)), within=3)
+    assert tries >= 1
+
+
 # -- the database ----------------------------------------------------------------------------------
 
 

@@ -174,12 +174,12 @@ class AsyncLeader(BaseLeader):
             if pause > 0:
                 await asyncio.sleep(min(pause, LOOK))
                 continue
+            ticket = None
             try:
                 ticket = await self._campaign(seconds, deadline, owner)
             except LockError as error:
                 if not self.closed:
                     self._trouble(error, time.monotonic())
-                continue
             if ticket is not None:
                 term = AsyncTerm(self._client, ticket, self, time.monotonic())
                 try:
@@ -188,7 +188,7 @@ class AsyncLeader(BaseLeader):
                     self._undo()
                     raise
                 return term
-            if deadline is not None and loop.time() >= deadline:
+            if deadline is not None and loop.time() >= deadline and not self.closed:
                 raise await self._client._timed_out(self._name, seconds or 0.0)
         return None
 
