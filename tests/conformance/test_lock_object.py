@@ -208,9 +208,8 @@ async def test_it_can_be_weakly_referenced(world: World, dsn: str, name: str, ad
         gc.collect()  # what other tests have dropped warns for itself
     with pytest.warns(ResourceWarning, match="never released"):  # noqa: PT031 - a finalizer warns
         del lock
-        await world.pause(0)
-        gc.collect()
-    assert reference() is None
+        # The actor's thread may still be about to forget what it was told to call.
+        await aeventually(lambda: gc.collect() >= 0 and reference() is None)
     await aeventually(lambda: not entries(admin, name))
 
 

@@ -69,7 +69,7 @@ async def test_a_read_replica_is_refused(world: World, server: Server, name: str
         await actor.call(client.close)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def guarded(server: Server) -> Iterator[str]:
     """A server that asks the role `guest` for a password."""
     with private_cluster(server) as cluster:
