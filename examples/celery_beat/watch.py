@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import psycopg
+from shop import app
 
 # How many counts were ordered right after another one, in less than half
 # the time that lies between two messages.
@@ -22,6 +23,9 @@ FROM (SELECT at, lag(at) OVER (ORDER BY at) AS before FROM counted) AS each
 with psycopg.connect(os.environ["DATABASE_URL"], autocommit=True) as session:
     if sys.argv[1] == "init":
         Path("queue").mkdir(exist_ok=True)
+        # Here, because this broker cannot stand several processes that do it at the same moment.
+        with app.connection_for_write() as broker:
+            app.amqp.queues["celery"].bind(broker).declare()
         session.execute("CREATE TABLE counted (at timestamptz)")
     else:
         while session.execute("SELECT FROM counted").rowcount < int(sys.argv[1]):
