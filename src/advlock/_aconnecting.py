@@ -85,6 +85,7 @@ async def _set_up(
         if not pooler.pins:
             plan = set_up(greeting.backend_pid, session.pulse.bounds)
             if await _greet(session, plan) == greeting:
+                session.pulse.measure(now() - session.pulse.confirmed)
                 session.wire = LentWire(session.wire.connection, greeting.backend_pid)
                 return Connected(session.wire, greeting.server, pooler)
         session.wire = PinnedWire(session.wire.connection, session.pulse.bounds, greeting.server)

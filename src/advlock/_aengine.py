@@ -109,22 +109,23 @@ class AsyncEngine:
             return
         answer, self._early = self._early, None
         if answer is None:
-            answer = self._read()
+            answer = self._read(self.end)
         if answer is not None:
             self._take_answer(answer)
 
     def _read_ahead(self) -> None:
-        """Read what has come, and leave it to the loop to hand it out: a look may come anywhere.
+        """Read what has come, and leave it to the loop to do anything about it.
 
-        A goodbye may come with the answer to anything (tests/chaos/test_frozen.py).
+        A look may come anywhere, as a signal handler does; and a goodbye may come with the answer
+        to anything (tests/chaos/test_frozen.py).
         """
-        while self.lost is None and self.wire.has_news():
-            if (answer := self._read()) is not None:
+        while self.lost is None and self._doubt is None and self.wire.has_news():
+            if (answer := self._read(self.distrust)) is not None:
                 self._early = answer
                 with contextlib.suppress(RuntimeError):  # the loop was closed
-                    self.loop.call_soon(weakly(self._readable))
+                    self.loop.call_soon_threadsafe(weakly(self._readable))
 
-    def _read(self) -> Answer | None:
+    def _read(self, give_up: Callable[[str], None]) -> Answer | None:
         self._reading = True
         try:
             if self.wire.expects:
@@ -133,9 +134,9 @@ class AsyncEngine:
                     self.pulse.confirm(self._asked)
                 return answer
             if self.wire.hung_up():
-                self.end(self.wire.reason())
+                give_up(self.wire.reason())
         except psycopg.Error as error:
-            self.end(self.wire.reason(error))
+            give_up(self.wire.reason(error))
         finally:
             self._reading = False
         return None
@@ -156,6 +157,7 @@ class AsyncEngine:
             verdicts: Sequence[bool | Exception] = answer.verdicts()
         except Refused as refusal:
             self._recovery = self.loop.create_task(self._recover(refusal))
+            self._recovery.add_done_callback(self._recovered)
             return
         self._hand_out(verdicts)
 
@@ -183,6 +185,11 @@ class AsyncEngine:
             self.loop.call_soon(self._next)
         else:
             self._next()
+
+    def _recovered(self, task: asyncio.Task[None]) -> None:
+        # A callback: a task that is cancelled before it has begun runs nothing of its own.
+        if task.cancelled():
+            self.end("cancelled before it was known what a refused request had done")
 
     async def _recover(self, refusal: Refused) -> None:
         """After a refused request, and before anything else is sent: find out what it did."""
@@ -217,6 +224,13 @@ class AsyncEngine:
     def _prepare_to_send(self) -> None:
         if self.wire.pinned:
             self.wire.carried = self.carried()
+
+    def distrust(self, why: str) -> None:
+        """Stop believing, for good; the session ends as soon as the loop runs."""
+        if self._doubt is None:
+            self._doubt = why
+            with contextlib.suppress(RuntimeError):  # the loop was closed
+                self.loop.call_soon_threadsafe(self.end, why)
 
     def _look_in(self, seconds: float) -> None:
         """See to the heartbeats in so many seconds."""

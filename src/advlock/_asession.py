@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import _thread
 import asyncio
-import contextlib
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from advlock import _observe
@@ -123,18 +122,11 @@ class AsyncSession(AsyncEngine):
             return ""
         return f"; the event loop was blocked for {late:.1f} s"
 
-    def distrust(self, why: str) -> None:
-        """Stop believing, for good; the session ends as soon as the loop runs."""
-        if self._doubt is None:
-            self._doubt = why
-            with contextlib.suppress(RuntimeError):  # the loop was closed
-                self.loop.call_soon_threadsafe(self.end, why)
-
     def looks_alive(self) -> bool:
         """Look at the socket, without waiting: False once the server has hung up."""
         if self.lost is None:
-            at_it = self._reading or (self._busy and not self.wire.expects)
-            if at_it or _thread.get_ident() != self._thread:
+            sends = self._busy and not self.wire.expects and self._early is None
+            if self._reading or sends or _thread.get_ident() != self._thread:
                 # Not ours to read now; but the reader may come after somebody has believed.
                 if self.wire.is_cut():
                     self.distrust(HUNG_UP)

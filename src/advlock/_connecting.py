@@ -95,6 +95,7 @@ def _set_up(wire: Wire, conninfo: str, dsn: Dsn, pulse: Pulse, pooler: Verdict |
         if not pooler.pins:
             plan = set_up(greeting.backend_pid, pulse.bounds)
             if _greet(session, plan) == greeting:
+                pulse.measure(now() - pulse.confirmed)
                 wire = LentWire(wire.connection, greeting.backend_pid)
                 return Connected(wire, greeting.server, pooler)
         wire = PinnedWire(wire.connection, pulse.bounds, greeting.server)

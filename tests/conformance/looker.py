@@ -2,7 +2,7 @@
 
 The handler comes between any two instructions of the main thread, which is in the midst of using
 the same session. It prints how many locks it took meanwhile, how often it asked, how often it was
-told "lost", and how long the longest answer took, in milliseconds.
+told "lost", and, in milliseconds, how long the longest answer took, and the longest hold.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from advlock import AsyncLocks, Locks
 PATIENCE = 25.0
 CROWD = 3
 PAUSE = 0.001  # seconds between two looks, about
+# Heartbeats come so rarely then that none helps out where a look has left somebody waiting.
+LIVENESS = 120.0
 
 
 class Looker:
@@ -28,8 +30,8 @@ class Looker:
 
     def __init__(self, held: Any) -> None:
         self._held = held
-        self.asked = self.lost = 0
-        self.longest = 0.0
+        self.asked = self.lost = self.taken = 0
+        self.longest = self.stall = 0.0
         signal.signal(signal.SIGALRM, self._look)
 
     def arm(self) -> None:
@@ -41,6 +43,11 @@ class Looker:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_IGN)
 
+    def note(self, start: float) -> None:
+        """Note that a lock was taken and released since then."""
+        self.taken += 1
+        self.stall = max(self.stall, time.monotonic() - start)
+
     def _look(self, *_: object) -> None:
         start = time.monotonic()
         self.asked += 1
@@ -49,16 +56,16 @@ class Looker:
         self.arm()
 
 
-def threads(dsn: str, name: str, end: float) -> tuple[int, Looker]:
+def threads(dsn: str, name: str, end: float) -> Looker:
     """Hold locks in several threads, the main one among them."""
-    taken = [0] * CROWD
 
     def use(number: int) -> None:
-        while time.monotonic() < end:
+        while (start := time.monotonic()) < end:
             with client.hold(f"{name}-{number % 2}"):
-                taken[number] += 1
+                pass
+            looker.note(start)
 
-    with Locks(dsn) as client, client.hold(name) as kept:
+    with Locks(dsn, liveness=LIVENESS) as client, client.hold(name) as kept:
         looker = Looker(kept)
         crowd = [threading.Thread(target=use, args=(number,)) for number in range(1, CROWD)]
         for one in crowd:
@@ -68,38 +75,35 @@ def threads(dsn: str, name: str, end: float) -> tuple[int, Looker]:
         looker.stop()
         for one in crowd:
             one.join()
-    return sum(taken), looker
+    return looker
 
 
-async def tasks(dsn: str, name: str, end: float) -> tuple[int, Looker]:
+async def tasks(dsn: str, name: str, end: float) -> Looker:
     """Do the same in several tasks."""
-    taken = [0] * CROWD
 
     async def use(number: int) -> None:
-        while time.monotonic() < end:
+        while (start := time.monotonic()) < end:
             async with client.hold(f"{name}-{number % 2}"):
-                taken[number] += 1
+                pass
+            looker.note(start)
 
-    async with AsyncLocks(dsn) as client, client.hold(name) as kept:
+    async with AsyncLocks(dsn, liveness=LIVENESS) as client, client.hold(name) as kept:
         looker = Looker(kept)
         looker.arm()
         try:
             await asyncio.gather(*map(use, range(CROWD)))
         finally:
             looker.stop()
-    return sum(taken), looker
+    return looker
 
 
 def main(world: str, dsn: str, name: str, seconds: str) -> None:
     """Look, and tell."""
     faulthandler.dump_traceback_later(PATIENCE, exit=True)  # a hang should tell where
     end = time.monotonic() + float(seconds)
-    if world == "sync":
-        taken, looker = threads(dsn, name, end)
-    else:
-        taken, looker = asyncio.run(tasks(dsn, name, end))
-    longest = round(1000 * looker.longest)
-    print(taken, looker.asked, looker.lost, longest, flush=True)  # noqa: T201 - the test reads it
+    looker = threads(dsn, name, end) if world == "sync" else asyncio.run(tasks(dsn, name, end))
+    times = [round(1000 * seconds) for seconds in (looker.longest, looker.stall)]
+    print(looker.taken, looker.asked, looker.lost, *times, flush=True)  # noqa: T201 - it is read
 
 
 if __name__ == "__main__":
