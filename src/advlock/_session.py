@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import select
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import psycopg
 
 from advlock import _watch
 from advlock._clock import now
 from advlock._connect import PATIENCE
-from advlock._looks import LookedAt
+from advlock._engine import Engine
 from advlock._plan import Expired, SessionLost
 from advlock._waiter import new_waiter, wait_until, wake
+from advlock._wire import HUNG_UP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,8 +35,10 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+_MOMENT: Final = 0.1  # seconds
 
-class Session(LookedAt):
+
+class Session(Engine):
     """One server session, and the queue of what it is asked.
 
     A signal handler may raise between any two instructions of the main thread. So the turn is
@@ -51,8 +55,12 @@ class Session(LookedAt):
         carried: Callable[[Any], Sequence[object]] | None = None,
     ) -> None:
         super().__init__(wire, pulse, settle, on_lost, carried)
+        self._heart = object()  # in whose name heartbeats take the turn
+        self._reader: dict[str, object] = {}  # who takes the answer to one
+        self._turn: dict[str, object] = {}
         self._callers: deque[Any] = deque()  # who waits for the turn without an op
         self._rescued: object = None  # who left the turn to a rescuer
+        self._claims: dict[object, object] = {}  # which rescuer it is
         self.errand: Callable[[Session], object] | None = None  # of whoever looks after it
 
     # -- combined requests -----------------------------------------------------------------------
@@ -130,6 +138,51 @@ class Session(LookedAt):
         self._ops, self._verdicts = [], None
         return self._drive(plan, deadline)
 
+    def looks_alive(self) -> bool:
+        """Look at the socket, without waiting: False once the server has hung up."""
+        # With the turn only if there is something to take: who asks again and again must not keep
+        # the heartbeats from it.
+        if self.lost is None and (self.wire.has_news() or self._reader or self._taking):
+            self._let_it_be_heard()
+            me = object()
+            self._guarded(me, self._look, me)
+        return self.lost is None and not self._distrusted
+
+    def _let_it_be_heard(self) -> None:
+        """Wait a moment for the watcher, or another thread, who is about to take an answer.
+
+        After a stop of the whole process that may come with a goodbye (tests/chaos/test_frozen.py).
+        """
+        if self.listening:
+            _watch.prod()
+        limit = time.monotonic() + _MOMENT
+        while self._somebody_reads() and time.monotonic() < limit:
+            select.select([], [], [], 0.0002)  # not `sleep`, which faketime breaks
+
+    def _somebody_reads(self) -> bool:
+        if self.lost is not None:
+            return False
+        if self.listening or self._reader:
+            return True
+        if self._taker == _thread.get_ident():
+            return False  # we are a signal handler's, and it cannot go on before us
+        return self._taking or (bool(self._turn) and self.wire.has_news())
+
+    def _look(self, me: object) -> None:
+        if self._turn.setdefault("owner", me) is not me:
+            # Somebody talks to the server, and will find out; but perhaps not before we believe.
+            if self.wire.is_cut():
+                self.distrust(HUNG_UP)
+            return
+        self._taker, self._taking = _thread.get_ident(), True
+        try:
+            # What a dying server says and its hanging up are two things to read.
+            while self.lost is None and self._ears.poll(0):
+                if self.wire.hung_up():
+                    self._end(self.wire.reason())
+        finally:
+            self._taker, self._taking = 0, False
+
     # -- heartbeats ------------------------------------------------------------------------------
 
     def tend(self) -> float:
@@ -156,6 +209,11 @@ class Session(LookedAt):
             return self.wire.restless
         # With a lease the server would end it for idling, and say so in its log.
         return (matters or self.pulse.bounds.lease is not None) and self.pulse.due(now())
+
+    @property
+    def listening(self) -> bool:
+        """Whether a heartbeat is under way."""
+        return self._turn.get("owner") is self._heart
 
     def hear_out(self) -> None:
         """Wait for the answer to a heartbeat; for a thread that is its own watcher."""
