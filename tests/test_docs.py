@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import runpy
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -29,7 +31,7 @@ from advlock.cli import cron, keys
 from advlock.cli.exits import table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -255,9 +257,38 @@ def _gist(text: str, *, scheduler: bool) -> list[str]:
     return sorted({line for line in lines if line and not _PERHAPS.match(line)})
 
 
+@pytest.fixture
+def shell(local: dict[str, str], tmp_path: Path) -> Iterator[Callable[[str], str]]:
+    """Run lines of the shell; return what they print. What they leave running ends with the test.
+
+    Otherwise a page that fails half-way would keep its locks, and the next one fails, too.
+    """
+    begun: list[subprocess.Popen[str]] = []
+
+    def run(script: str) -> str:
+        argv = ["bash", "-c", f"exec 2>&1\n{script}"]
+        bash = subprocess.Popen(
+            argv,
+            cwd=tmp_path,
+            env=local,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        begun.append(bash)
+        return bash.communicate(timeout=50)[0]
+
+    yield run
+    for bash in begun:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(bash.pid, signal.SIGTERM)
+        bash.wait()
+
+
 @pytest.mark.parametrize("page", sorted({block.page for block in CONSOLE}), ids=lambda p: p.stem)
 def test_the_tutorial_s_commands_do_what_it_shows(
-    page: Path, local: dict[str, str], tmp_path: Path
+    page: Path, shell: Callable[[str], str], tmp_path: Path
 ) -> None:
     """Every command of a tutorial is run, in its order, and says what is printed below it."""
     for block in _blocks(page):
@@ -267,19 +298,10 @@ def test_the_tutorial_s_commands_do_what_it_shows(
             continue
         lines = block.text.splitlines()
         script = "\n".join(line[2:] for line in lines if line.startswith("$ "))
-        done = subprocess.run(
-            ["bash", "-c", f"exec 2>&1\n{script}"],
-            cwd=tmp_path,
-            env=local,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            text=True,
-            timeout=50,
-        )
+        printed = shell(script)
         shown = "\n".join(line for line in lines if not line.startswith("$ "))
         loosely = bool(_SCHEDULER.search(script))
-        assert _gist(done.stdout, scheduler=loosely) == _gist(shown, scheduler=loosely), script
+        assert _gist(printed, scheduler=loosely) == _gist(shown, scheduler=loosely), script
 
 
 def test_the_collision_table_is_computed(tmp_path: Path) -> None:
