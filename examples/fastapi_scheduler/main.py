@@ -16,9 +16,7 @@ from advlock.asgi import lifespan, run_once, while_leader
 
 URL = os.environ["DATABASE_URL"]
 NOW = "SELECT extract(epoch FROM clock_timestamp())::float8"
-TICK = """
-INSERT INTO tick (second, worker) VALUES (%s, %s) RETURNING extract(epoch FROM at)::float8
-"""
+TICK = "INSERT INTO tick (second, worker) VALUES (%s, %s)"
 
 
 async def make_tables() -> None:
@@ -36,8 +34,10 @@ async def scheduler(_term: advlock.AsyncTerm | None) -> None:
         ((now,),) = await (await conn.execute(NOW)).fetchall()
         second = floor(now) + 1  # whoever led before us has not come so far
         while True:
-            await asyncio.sleep(second - now)
-            ((now,),) = await (await conn.execute(TICK, (second, os.getpid()))).fetchall()
+            while now < second:  # again, where our clock is ahead of the database's
+                await asyncio.sleep(second - now)
+                ((now,),) = await (await conn.execute(NOW)).fetchall()
+            await conn.execute(TICK, (second, os.getpid()))
             second += 1
 
 
