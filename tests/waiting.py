@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
+import os
+import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -53,6 +57,26 @@ async def aeventually(
         if asked_at > deadline:
             raise AssertionError(_failure(answer, within, message))
         await asyncio.sleep(_PAUSE)
+
+
+def stop(pid: int) -> None:
+    """Stop a process; it stands still, with all its threads, when this returns, or has ended.
+
+    SIGSTOP stops the threads when one of them takes it up, and on a busy machine that one may have
+    to wait for a processor, while the others run on.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    eventually(lambda: _stands_still(pid), message=f"process {pid} does not stop")
+
+
+def _stands_still(pid: int) -> bool:
+    return all(_state(stat) in "TZX" for stat in Path(f"/proc/{pid}/task").glob("*/stat"))
+
+
+def _state(stat: Path) -> str:
+    with contextlib.suppress(OSError):
+        return stat.read_text().rpartition(")")[2].split()[0]
+    return "X"
 
 
 def _failure(answer: object, within: float, message: str) -> str:

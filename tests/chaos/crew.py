@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from waiting import stop
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -101,7 +103,8 @@ class Crew:
     def freeze(self, post: Post) -> None:
         """Stop it in the middle of whatever it does."""
         assert post.process
-        post.process.send_signal(signal.SIGSTOP)
+        if post.process.poll() is None:
+            stop(post.process.pid)
         post.frozen = True
 
     def thaw(self, post: Post) -> None:

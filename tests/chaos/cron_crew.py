@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from waiting import eventually
+from waiting import eventually, stop
 
 from advlock.cli.exits import Exit
 
@@ -106,7 +106,8 @@ class Crew:
         """Stop it in the middle of whatever it does."""
         assert host.process
         host.frozen = (host.process.pid,)
-        host.process.send_signal(signal.SIGSTOP)
+        if host.process.poll() is None:
+            stop(host.process.pid)
         if with_jobs:
             host.frozen += tuple(self.jobs(host))
         for pid in host.frozen[1:]:

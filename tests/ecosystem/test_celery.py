@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import psycopg
 import pytest
 from celery import Celery, beat, schedules
-from waiting import eventually
+from waiting import eventually, stop
 
 import advlock
 from advlock import _connecting
@@ -175,7 +175,7 @@ def test_who_lost_the_lead_sends_nothing(
     eventually(lambda: ours.said().count("standing by") >= 1, within=PATIENCE)
     wait_for(session, "ours")
     first = rows(session, "ours", "clock")[-1][2]
-    os.kill(first, signal.SIGSTOP)
+    stop(first)
     holders = """
     SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted
     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
