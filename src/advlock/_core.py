@@ -6,7 +6,7 @@ import _thread
 import contextlib
 import threading
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from advlock import _observe, _plan
 from advlock._all import release_all
@@ -19,11 +19,11 @@ from advlock._held import Held, tell_lost
 from advlock._ledger import FORKED, HELD, QUEUED, RELEASING, Op, Ticket
 from advlock._plan import Expired, Refused, SessionLost
 from advlock._sessions import Sessions
-from advlock._waiter import new_waiter, wait, wake
+from advlock._waiter import apart, new_waiter, wait, wake_all
 from advlock.errors import DatabaseUnavailable, LockError, LockLost, LockNotHeld
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from advlock._holder import Holder
     from advlock._inspect._tree import Snapshot
@@ -33,16 +33,26 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
+_INTERRUPTED: Final = (
+    "a signal handler cannot ask for locks in the middle of a request of the thread that it "
+    "interrupts; have a thread ask (a handler may look: Held.lost)"
+)
+
 
 class Core(Client):
     """Acquires and releases, for threads; `Locks` adds the verbs."""
 
     def _reset(self) -> None:
-        self._mutex = threading.Lock()
+        self._mutex: Any = threading.RLock()  # which knows its owner; entered once all the same
         self._sessions = Sessions(self, self._settle, self._session_lost, self._carried)
 
     def _disown_sessions(self) -> None:
         self._sessions.disown()
+
+    def _check_open(self) -> None:
+        super()._check_open()
+        if self._mutex._is_owned():
+            raise LockError(_INTERRUPTED)
 
     # -- acquiring -------------------------------------------------------------------------------
 
@@ -263,7 +273,7 @@ class Core(Client):
             if ticket.state is HELD or ticket.state is RELEASING:
                 op = self._ledger.release_op(ticket)
                 ticket.state = RELEASING
-        _wake_all(woken)
+        wake_all(woken)
         if op is not None:
             self._see_through(op)
         self._sessions.dismiss(ticket)
@@ -299,7 +309,7 @@ class Core(Client):
             if unwanted:
                 ticket.state = RELEASING
         if woken:
-            _wake_all(woken)
+            wake_all(woken)
         if unwanted:
             session.put(self._ledger.release_op(ticket))
 
@@ -309,15 +319,19 @@ class Core(Client):
             ticket.since = time.time()
 
     def _session_lost(self, session: Session, unanswered: list[Op]) -> None:
+        if self._mutex._is_owned():  # a signal handler that looks interrupts who has it
+            apart(self._book_loss, session, unanswered)
+        else:
+            self._book_loss(session, unanswered)
+
+    def _book_loss(self, session: Session, unanswered: list[Op]) -> None:
         with self._mutex:
             woken = [t for op in unanswered for t in self._ledger.unanswered(op)]
             lost, more = self._ledger.forget(session)
-        _wake_all(woken)
-        _wake_all(more)
+        wake_all([*woken, *more])
         if lost:
-            # Not here: this may be the thread that looks after every session of the process, and
-            # what the log and the callbacks do is somebody else's code.
-            _apart(tell_lost, self, lost, _apart)
+            # We may be the watcher, and the log and callbacks are somebody else's code.
+            apart(tell_lost, self, lost, apart)
 
     def _carried(self, session: Session) -> list[Ticket]:
         with self._mutex:
@@ -384,17 +398,3 @@ class Core(Client):
             with self._mutex:  # two threads may ask at once: the first answer is the hold's token
                 ticket.token = ticket.token or token
         return ticket.token
-
-
-def _wake_all(tickets: Iterable[Ticket]) -> None:
-    for ticket in tickets:
-        if ticket.waker is not None:
-            wake(ticket.waker)
-
-
-def _apart(function: Callable[..., object], *args: object, **options: object) -> None:
-    """Call `function` in a thread of its own; here, where there is no thread to be had."""
-    try:
-        _thread.start_new_thread(function, args, options)
-    except RuntimeError:
-        function(*args, **options)

@@ -253,10 +253,13 @@ class Ledger:
     def unanswered(self, op: Op) -> Iterable[Ticket]:
         """Book that `op` will never be answered: its session is gone, and the lock with it."""
         ticket = op.ticket
-        ticket.op = None
         if op.releases:
             return self._leave(ticket, LOST)
-        return self._leave(ticket, GONE) if ticket.withdrawn else NOBODY
+        if ticket.op is not None and ticket.op is not op:
+            return NOBODY  # this is booked late, and its owner asks again already
+        ticket.op = None
+        left = ticket.withdrawn and ticket.state in (ASKING, GONE)
+        return self._leave(ticket, GONE) if left else NOBODY
 
     # -- leaving ---------------------------------------------------------------------------------
 

@@ -5,15 +5,27 @@ from __future__ import annotations
 import _thread
 import contextlib
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from advlock._plan import Expired
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from advlock._ledger import Ticket
 
 
 def wake(waiter: Any) -> None:
     """Wake the thread that waits on this lock; a second call does nothing."""
     with contextlib.suppress(RuntimeError):
         waiter.release()
+
+
+def wake_all(tickets: Iterable[Ticket]) -> None:
+    """Wake those of these that wait."""
+    for ticket in tickets:
+        if ticket.waker is not None:
+            wake(ticket.waker)
 
 
 def wait(waiter: Any, deadline: float | None) -> bool:
@@ -43,3 +55,11 @@ def wait_until(waiter: Any, deadline: float | None) -> None:
 def milliseconds(deadline: float) -> float:
     """Return what `poll` takes for a moment."""
     return max(0.0, deadline - time.monotonic()) * 1000 + 0.5
+
+
+def apart(function: Callable[..., object], *args: object, **options: object) -> None:
+    """Call `function` in a thread of its own; here, where there is no thread to be had."""
+    try:
+        _thread.start_new_thread(function, args, options)
+    except RuntimeError:
+        function(*args, **options)

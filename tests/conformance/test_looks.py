@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from waiting import aeventually
 
-from .helpers import no_locks
+from advlock import LockError, LockLost, Locks
+from advlock._session import Session
+
+from .helpers import holding, no_locks, terminate
 from .processes import program
 
 if TYPE_CHECKING:
@@ -30,3 +35,56 @@ async def test_a_signal_handler_that_asks(world: World, dsn: str, name: str, adm
     assert stall < 5000, "somebody waited for an answer that a look had read"
     await no_locks(admin)
     print(f"{taken} locks, {asked} looks, {longest} ms, {stall} ms")  # noqa: T201 - with -rP
+
+
+class Interrupted(threading.Thread):
+    """A thread that a signal interrupts in the midst of the client's books, and what it does."""
+
+    def __init__(self, client: Any, work: Any) -> None:
+        super().__init__(daemon=True)
+        self._client, self._work = client, work
+        self.result: Any = "it waits for ever"
+        self.start()
+        self.join(5.0)
+
+    def run(self) -> None:
+        with self._client._mutex:
+            try:
+                self.result = self._work()
+            except LockError as error:
+                self.result = error
+
+
+async def test_a_look_in_the_midst_of_the_books_finds_the_end(
+    dsn: str, name: str, admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread that is interrupted cannot let go of the books first; they are written later."""
+    monkeypatch.setattr(Session, "tend", lambda _: 60.0)  # or the watcher finds it before us
+    told = threading.Event()
+    client = Locks(dsn)  # not `with`: if the look waits for ever, so does leaving
+    held = client._hold(name)
+    held.on_lost(lambda _: told.set())
+    terminate(admin, *holding(admin, name))
+    await aeventually(held._ticket.session.wire.has_news)
+    assert Interrupted(client, lambda: held.lost).result is True
+    await aeventually(told.is_set)
+    with pytest.raises(LockLost):
+        client._let_go(held)
+    client.close()
+
+
+async def test_a_signal_handler_cannot_ask_in_the_midst_of_the_books(
+    dsn: str, name: str, admin: Admin
+) -> None:
+    """It is told so, at once; and everybody else may ask as before."""
+    client = Locks(dsn)
+    with client.hold(name) as held:
+        for context in (client.hold(name), client.attempt(f"{name}-2"), client.lock(name)):
+            error = Interrupted(client, context.__enter__).result
+            assert isinstance(error, LockError)
+            assert "signal handler" in str(error)
+        assert Interrupted(client, lambda: held.lost).result is False
+    with client.hold(name):
+        pass
+    client.close()
+    await no_locks(admin)

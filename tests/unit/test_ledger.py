@@ -39,6 +39,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.sessions = 0
         self.shared = self.new_session()
         self.open_ops: list[Op] = []
+        self.late: dict[str, list[Op]] = {}  # sessions that ended, and what they did not answer
         self.mine: list[Ticket] = []
 
     def new_session(self) -> str:
@@ -56,7 +57,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(target=ops, ticket=tickets)
     def ask(self, ticket: Ticket) -> Any:
-        if ticket.state is ASKING and ticket.op is None and not ticket.withdrawn:
+        told = any(ticket.op in ops for ops in self.late.values())
+        if ticket.state is ASKING and (told or ticket.op is None) and not ticket.withdrawn:
             op = self.ledger.try_op(ticket, self.shared)
             self.open_ops.append(op)
             return op
@@ -76,7 +78,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def send_release(self, ticket: Ticket) -> Op:
         ticket.state = RELEASING
         op = self.ledger.release_op(ticket)
-        self.open_ops.append(op)
+        self.late.get(ticket.session, self.open_ops).append(op)
         return op
 
     @rule(ticket=tickets)
@@ -111,12 +113,34 @@ class LedgerMachine(RuleBasedStateMachine):
             self.die(ticket.session)
 
     def die(self, session: str) -> None:
+        self.end(session)
+        self.book(session)
+
+    def end(self, session: str) -> None:
+        """End a session; whoever asked is told, and may ask again before that is booked."""
         self.server.end(session)
-        for op in list(self.open_ops):
-            if (op.ticket.session if op.releases else self.shared) == session:
-                self.open_ops.remove(op)
-                self.ledger.unanswered(op)
+        gone = [
+            op
+            for op in self.open_ops
+            if (op.ticket.session if op.releases else self.shared) == session
+        ]
+        self.open_ops = [op for op in self.open_ops if op not in gone]
+        self.late[session] = gone
+
+    def book(self, session: str) -> None:
+        for op in self.late.pop(session):
+            self.ledger.unanswered(op)
         self.ledger.forget(session)
+
+    @rule()
+    def the_shared_session_dies_while_nobody_may_book_it(self) -> None:
+        self.end(self.shared)
+        self.shared = self.new_session()
+
+    @rule()
+    def it_is_booked_later(self) -> None:
+        for session in list(self.late):
+            self.book(session)
 
     @rule(key=st.sampled_from(KEYS), shared=st.booleans())
     def a_stranger_locks(self, key: Key, shared: bool) -> None:
@@ -137,8 +161,12 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def what_we_hold_the_server_holds_for_us(self) -> None:
         for ticket in self.mine:
-            if ticket.state is HELD:
+            if ticket.state is HELD and ticket.session not in self.late:
                 assert self.server.count(ticket.session, ticket.key) >= 1
+
+    @invariant()
+    def what_the_server_is_asked_is_booked(self) -> None:
+        assert all(op.releases or op.ticket.op is op for op in self.open_ops)
 
     @invariant()
     def a_queue_has_somebody_ahead_of_it(self) -> None:
@@ -149,6 +177,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Everybody gives up or releases; then neither the server nor the ledger has anything."""
+        self.it_is_booked_later()
         for _ in range(3):
             for ticket in self.mine:
                 if ticket.state in (QUEUED, ASKING):
@@ -198,6 +227,12 @@ class _WakesNobody(Ledger):
         return ()
 
 
+class _BooksLateWhatIsAskedAgain(Ledger):
+    def unanswered(self, op: Op) -> Any:
+        op.ticket.op = None
+        return super().unanswered(op)
+
+
 class _StaysHeldWhenTheSessionDies(Ledger):
     def forget(self, session: object) -> Any:
         return [], []
@@ -205,7 +240,13 @@ class _StaysHeldWhenTheSessionDies(Ledger):
 
 @pytest.mark.parametrize(
     "broken",
-    [_AdmitsEverybody, _ForgetsTheWithdrawn, _WakesNobody, _StaysHeldWhenTheSessionDies],
+    [
+        _AdmitsEverybody,
+        _ForgetsTheWithdrawn,
+        _WakesNobody,
+        _BooksLateWhatIsAskedAgain,
+        _StaysHeldWhenTheSessionDies,
+    ],
 )
 def test_without_a_rule_the_model_finds_the_hole(broken: type[Ledger]) -> None:
     """The control: each protection, switched off, is found missing."""

@@ -12,12 +12,11 @@ from advlock import _observe
 from advlock._client import wait_seconds
 from advlock._connecting import Connecting
 from advlock._contend import contend
-from advlock._core import _apart, _wake_all
 from advlock._held import Held, _call_back, join_errors
 from advlock._leader._base import CLOSED, LOOK, RESIGNED, SOON, BaseLeader, BaseTerm, leading, leave
 from advlock._ledger import FORKED, QUEUED, Ticket
 from advlock._plan import Expired
-from advlock._waiter import new_waiter, wait, wake
+from advlock._waiter import apart, new_waiter, wait, wake, wake_all
 from advlock.errors import LockError, LockLost, LockNotHeld
 
 if TYPE_CHECKING:
@@ -47,7 +46,7 @@ class Term(BaseTerm, Held):
     def _end(self, why: str) -> None:
         if self._why is None:
             self._why = why
-            _apart(_call_back, self._ticket)
+            apart(_call_back, self._ticket)
 
 
 class Leader(BaseLeader):
@@ -204,7 +203,7 @@ class Leader(BaseLeader):
             self._ticket = None
 
     def _later(self, function: Callable[..., object], *args: object) -> None:
-        _apart(function, *args)
+        apart(function, *args)
 
     def _finish_campaign(self) -> None:
         """Interrupt whatever a campaign waits for; what is under way it finishes by itself."""
@@ -213,7 +212,7 @@ class Leader(BaseLeader):
         while (ticket := self._ticket) is not None and ticket.state is not FORKED:
             with client._mutex:
                 woken = client._ledger.withdraw(ticket) if ticket.state is QUEUED else ()
-            _wake_all(woken)
+            wake_all(woken)
             if ticket.waker is not None:
                 wake(ticket.waker)
             attempt = client._sessions._leases.get(ticket)
