@@ -33,15 +33,25 @@ def _instructions(code: CodeType) -> dict[int, str]:
     return {each.offset: each.opname for each in dis.get_instructions(code)}
 
 
+def _raise() -> None:
+    raise Interruption
+
+
 class Interrupter:
     """Interrupts this thread at the moment number `at` in the files it watches.
+
+    Args:
+        files: Those files of the package.
+
+        handler: What happens then, in this thread, as in a signal handler.
 
     Attributes:
         where: The moment that was met, for whoever reads a failure.
     """
 
-    def __init__(self, *files: str) -> None:
+    def __init__(self, *files: str, handler: Callable[[], object] = _raise) -> None:
         self.where = ""
+        self._handler = handler
         self._files = {str(_HOME / file) for file in files}
         self._at = self._count = 0
         self._last: dict[FrameType, str] = {}
@@ -75,7 +85,7 @@ class Interrupter:
         finally:
             sys.settrace(before)
             self._last.clear()
-        return False
+        return self._count >= at
 
     def _enters(self, frame: FrameType, _event: str, _arg: object) -> Any:
         code = frame.f_code
@@ -101,4 +111,4 @@ class Interrupter:
             code = frame.f_code
             self.where = f"{Path(code.co_filename).name}:{frame.f_lineno} {code.co_name}"
             sys.settrace(None)
-            raise Interruption
+            self._handler()

@@ -6,20 +6,21 @@ import _thread
 import contextlib
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from advlock import _observe, _plan
 from advlock._all import release_all
 from advlock._beside import beside
-from advlock._client import Client, timeout
+from advlock._books import Books
+from advlock._client import timeout
 from advlock._connect import ended_at_once
 from advlock._contend import contend
 from advlock._grace import for_holders
-from advlock._held import Held, tell_lost
+from advlock._held import Held
 from advlock._ledger import FORKED, HELD, QUEUED, RELEASING, Op, Ticket
 from advlock._plan import Expired, Refused, SessionLost
 from advlock._sessions import Sessions
-from advlock._waiter import apart, new_waiter, wait, wake_all
+from advlock._waiter import new_waiter, wait, wake_all
 from advlock.errors import DatabaseUnavailable, LockError, LockLost, LockNotHeld
 
 if TYPE_CHECKING:
@@ -33,26 +34,16 @@ if TYPE_CHECKING:
 
 R = TypeVar("R")
 
-_INTERRUPTED: Final = (
-    "a signal handler cannot ask for locks in the middle of a request of the thread that it "
-    "interrupts; have a thread ask (a handler may look: Held.lost)"
-)
 
-
-class Core(Client):
+class Core(Books):
     """Acquires and releases, for threads; `Locks` adds the verbs."""
 
     def _reset(self) -> None:
-        self._mutex: Any = threading.RLock()  # which knows its owner; entered once all the same
+        super()._reset()
         self._sessions = Sessions(self, self._settle, self._session_lost, self._carried)
 
     def _disown_sessions(self) -> None:
         self._sessions.disown()
-
-    def _check_open(self) -> None:
-        super()._check_open()
-        if self._mutex._is_owned():
-            raise LockError(_INTERRUPTED)
 
     # -- acquiring -------------------------------------------------------------------------------
 
@@ -227,6 +218,7 @@ class Core(Client):
         """Whether releasing means the server, and not one of several holds of one lock."""
         if ticket.state is FORKED:
             return False
+        self._check_no_handler()
         if ticket.depth > 1:
             ticket.depth -= 1
             return False
@@ -293,49 +285,6 @@ class Core(Client):
         with contextlib.suppress(LockLost, LockNotHeld):
             self._release(ticket)
         _observe.dropped(self, ticket)
-
-    # -- what sessions report --------------------------------------------------------------------
-
-    def _settle(self, op: Op, session: Session, verdict: bool | Exception) -> None:  # noqa: FBT001
-        ticket = op.ticket
-        with self._mutex:
-            if isinstance(verdict, Exception):
-                woken = self._ledger.unanswered(op)
-            else:
-                if verdict and not op.releases:
-                    ticket.since = time.time()
-                woken = self._ledger.settle(op, session, answer=verdict)
-            unwanted = ticket.withdrawn and ticket.state is HELD
-            if unwanted:
-                ticket.state = RELEASING
-        if woken:
-            wake_all(woken)
-        if unwanted:
-            session.put(self._ledger.release_op(ticket))
-
-    def _book(self, ticket: Ticket, session: Session) -> None:
-        with self._mutex:
-            self._ledger.grant(ticket, session)
-            ticket.since = time.time()
-
-    def _session_lost(self, session: Session, unanswered: list[Op]) -> None:
-        if self._mutex._is_owned():  # a signal handler that looks interrupts who has it
-            apart(self._book_loss, session, unanswered)
-        else:
-            self._book_loss(session, unanswered)
-
-    def _book_loss(self, session: Session, unanswered: list[Op]) -> None:
-        with self._mutex:
-            woken = [t for op in unanswered for t in self._ledger.unanswered(op)]
-            lost, more = self._ledger.forget(session)
-        wake_all([*woken, *more])
-        if lost:
-            # We may be the watcher, and the log and callbacks are somebody else's code.
-            apart(tell_lost, self, lost, apart)
-
-    def _carried(self, session: Session) -> list[Ticket]:
-        with self._mutex:
-            return self._ledger.carried(session)
 
     # -- questions -------------------------------------------------------------------------------
 

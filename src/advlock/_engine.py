@@ -6,7 +6,7 @@ import _thread
 import select
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import psycopg
 
@@ -14,6 +14,7 @@ from advlock import _observe, _plan, _watch
 from advlock._clock import now
 from advlock._plan import Expired, Refused, SessionLost, Unanswered
 from advlock._waiter import milliseconds, wake
+from advlock.errors import LockError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from advlock._wire import Answer, Wire
 
 R = TypeVar("R")
+
+INTERRUPTED: Final = (
+    "a signal handler cannot take or release locks in the middle of a request of the thread that "
+    "it interrupts; have a thread do it (a handler may look: Held.lost)"
+)
 
 _LARGEST_BATCH = 500
 _LOOK_UP = 250.0  # milliseconds of silence after which to look whether to go on
@@ -67,6 +73,7 @@ class Engine:
         self._asked = 0.0  # when what is under way was sent
         self._doomed: str | None = None  # why it is to end as soon as its user leaves
         self._distrusted = False  # what it carries is not believed in any more
+        self.casualties: list[Any] = []  # the tickets lost with it, until their holders are told
 
     # -- the loop --------------------------------------------------------------------------------
 
@@ -157,6 +164,11 @@ class Engine:
         if unheld:
             self._end("the server says that it did not hold a lock that was released")
         self._busy = False
+
+    def refuse_to_nest(self) -> None:
+        """Refuse a request of whoever interrupts the thread that waits for an answer: for ever."""
+        if self._taker == _thread.get_ident():
+            raise LockError(INTERRUPTED)
 
     def carried(self) -> Sequence[object]:
         """List what it holds, as far as that is booked."""

@@ -144,11 +144,15 @@ def tell_lost(client: Any, tickets: list[Ticket], call: Callable[..., object]) -
 
     Args:
         client: Whose they were. If it was closed, it has ended the session itself.
-        tickets: What was lost.
+        tickets: What was lost. It is empty afterwards: of two that tell, each ticket is told once.
         call: Has a function called, each time apart from everything else: no holder's callback
             keeps the news from another.
     """
-    for ticket in tickets:
+    while True:
+        try:
+            ticket = tickets.pop(0)
+        except IndexError:
+            return
         if client._closed:
             _observe.released(client, ticket, by="close")
         elif ticket.key.seed >= 0:  # below, a semaphore's slot goes with it

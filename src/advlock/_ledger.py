@@ -277,10 +277,11 @@ class Ledger:
     def forget(self, session: object) -> tuple[list[Ticket], list[Ticket]]:
         """Book the end of `session`: return the tickets lost with it, and those to wake."""
         lost = self.carried(session)
-        woken: list[Ticket] = []
-        for ticket in lost:
-            woken.extend(self._leave(ticket, LOST))
-        return lost, woken
+        return lost, self.lose(lost)
+
+    def lose(self, lost: Iterable[Ticket]) -> list[Ticket]:
+        """Book these as lost; return those to wake. Called again, it says so again."""
+        return [woken for ticket in lost for woken in self._leave(ticket, LOST)]
 
     def carried(self, session: object) -> list[Ticket]:
         """List the tickets that `session` holds, or may hold."""

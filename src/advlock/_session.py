@@ -41,9 +41,9 @@ _MOMENT: Final = 0.1  # seconds
 class Session(Engine):
     """One server session, and the queue of what it is asked.
 
-    A signal handler may raise between any two instructions of the main thread. So the turn is
-    not a lock but an entry that names its owner, and what a thread does when it leaves can be
-    done twice: `_leave` is called again when its first call was interrupted.
+    A signal handler may raise between any two instructions of the main thread. So the turn is not
+    a lock but an entry that names its owner, and leaving can be done twice: `_leave` is called
+    again when its first call was interrupted.
     """
 
     def __init__(
@@ -100,6 +100,7 @@ class Session(Engine):
 
     def _ask(self, op: Op, deadline: float | None, *, queued: bool = False) -> None:
         try:
+            self.refuse_to_nest()
             if not queued:
                 self._pending.append(op)
             while not op.done:

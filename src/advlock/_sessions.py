@@ -17,6 +17,7 @@ from advlock._connecting import Connecting
 from advlock._plan import Expired, Refused, SessionLost
 from advlock._recording import look_in
 from advlock._session import Session
+from advlock._waiter import apart
 from advlock.errors import DatabaseUnavailable, LockError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Sessions:
         self._settle = settle
         self._when_lost = when_lost
         self._carried = carried
-        self._mutex = threading.Lock()
+        self._mutex: Any = threading.RLock()  # entered once at a time; see `_books.py`
         self._connecting: Connecting | None = None
         self._backoff = Backoff()
         self._dedicated: set[Session | Connecting] = set()
@@ -217,13 +218,21 @@ class Sessions:
     # -- the end ---------------------------------------------------------------------------------
 
     def _lost(self, session: Session, unanswered: list[Op]) -> None:
+        if self._mutex._is_owned():  # a signal handler that looks interrupts who has it
+            if self.shared is session:
+                self.shared = None
+            apart(self._strike, session)
+        else:
+            self._strike(session)
+        self._when_lost(session, unanswered)
+
+    def _strike(self, session: Session) -> None:
         with self._mutex:
             if self.shared is session:
                 self.shared = None
             self._dedicated.discard(session)
             if session in self._spares:
                 self._spares.remove(session)
-        self._when_lost(session, unanswered)
 
     def close(self, holds: Callable[[Session], Sequence[object]]) -> None:
         """Close every session; those that `holds` names release their locks for certain first."""

@@ -6,6 +6,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from routes import direct_only
 from waiting import aeventually
 
 from advlock import LockError, LockLost, Locks
@@ -88,3 +89,39 @@ async def test_a_signal_handler_cannot_ask_in_the_midst_of_the_books(
         pass
     client.close()
     await no_locks(admin)
+
+
+async def test_a_signal_handler_cannot_ask_while_its_thread_reads(
+    dsn: str, name: str, admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would wait for the thread that it interrupts; what that one asked is answered."""
+    client = Locks(dsn)
+    client.holders(name)
+    wire = type(client._sessions.shared.wire)
+    receive, results = wire.receive, []
+
+    def interrupted(one: Any) -> Any:
+        monkeypatch.setattr(wire, "receive", receive)
+        for way in (client.attempt(name), client.hold(name), client.hold_all([name, f"{name}-2"])):
+            try:
+                results.append(way.__enter__())
+            except LockError as error:
+                results.append(str(error))
+        return receive(one)
+
+    monkeypatch.setattr(wire, "receive", interrupted)
+    with client.hold(f"{name}-3"):
+        assert len(results) == 3
+        assert all("signal handler" in one for one in results), results
+    client.close()
+    await no_locks(admin)
+
+
+@direct_only("a pooler takes its time to pass the end on")
+async def test_a_look_at_every_moment_finds_the_end(dsn: str, name: str) -> None:
+    """Wherever it comes: the look sees it, the holder is told once, and others go on."""
+    async with program("look_at_each_moment.py", dsn, dsn, name) as process:
+        moments, _, wrong = (await process.says()).partition(" ")
+        code, words = await process.ends()
+    assert (code, wrong) == (0, ""), words[-3000:]
+    assert int(moments) > 100
