@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from servers import Server
 
-LIVENESS = 3.0
+LIVENESS = 5.0  # the successor has to come while the holder believes
 SLACK = 0.2  # seconds, between two looks of a worker on a busy machine
 
 
@@ -52,7 +52,7 @@ def reset_on_the_server_side_only(stage: Scene) -> None:
 
 def terminated_behind_a_slow_network(stage: Scene) -> None:
     """An administrator ends the session, and the news takes its time."""
-    stage.proxy.strike("delay", "down", 0.3, 0.0, scope="present")
+    stage.proxy.strike("delay", "down", 1.5, 0.0, scope="present")
     stage.terminate_holder()
 
 

@@ -108,7 +108,7 @@ async def test_asyncio_timeout_is_a_timeout(
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.1):
             await client.hold(name).__aenter__()
-    assert time.monotonic() - start < 0.3
+    assert time.monotonic() - start < 3
     await aeventually(lambda: len(entries(admin, name)) == 1, message="the waiter left the queue")
     assert one(rival, "SELECT pg_advisory_unlock(hashtextextended(%s, 0))", name)
     await no_locks(admin)
@@ -133,8 +133,8 @@ async def test_a_cancelled_waiter_leaves_the_servers_queue(
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await aeventually(lambda: len(entries(admin, name)) == 1, within=1)
-    await aeventually(lambda: len(sessions(application)) == 1, within=1)
+    await aeventually(lambda: len(entries(admin, name)) == 1)
+    await aeventually(lambda: len(sessions(application)) == 1)
 
 
 async def test_a_cancelled_body_is_cancelled(

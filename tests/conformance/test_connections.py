@@ -13,6 +13,7 @@ from servers import locks_in_db
 from waiting import aeventually
 
 from advlock import TooManyLocks
+from advlock._clock import now
 
 from .helpers import contends, entries, holding, no_locks, one, soon, waiting
 
@@ -63,6 +64,7 @@ async def check_many_locks_one_backend(
 ) -> None:
     """Hold `count` locks at a time; they must all be one session's, and there only be that one."""
     client = world.client(dsn, application_name=application)
+    client._used.rest(now() + 600)  # pinned, it would record names over a session of its own
     actors = world.actors(4)
     # Finding out about a pooler takes two more. And it is held on to: between two transactions a
     # pooler may lend another session, while the first keeps our name.

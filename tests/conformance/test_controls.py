@@ -135,7 +135,7 @@ async def test_promise_5_without_slices(
 ) -> None:
     """When the wait is one statement, CREATE INDEX CONCURRENTLY in the holder waits for it."""
     off.setattr(_plan, "wait_for", _endless_wait)
-    check = test_waiting.check_index_is_built(world, dsn, name, table, rival, admin)
+    check = test_waiting.check_index_is_built(world, dsn, name, table, rival, admin, "3s")
     await turns_red(check)
     rival.execute(f"DROP INDEX IF EXISTS {table}_idx")
 

@@ -133,6 +133,7 @@ async def test_a_context_can_be_used_again(world: World, dsn: str, name: str, ad
     client, rival = world.client(dsn), world.client(dsn)
     actor, other = world.actors(2)
     await actor.call(client.holders, name)  # connecting takes its time, too
+    client._grace = 5.0  # and so may an answer
     context, busy = client.hold(name, wait=0.05), rival.hold(name)
     for _ in range(3):
         await actor.enter(context)

@@ -97,15 +97,16 @@ async def test_its_patience_is_shared(
     names = [f"{name}-{number}" for number in range(2)]
     for busy in names:
         rival.execute(TAKE, [busy])
+    await actor.call(client.holders, name)  # it is connected
     start = time.monotonic()
-    pending = actor.entering(client.hold_all(names, wait=0.3))
+    pending = actor.entering(client.hold_all(names, wait=1.2))
     await contends(client, admin, *names)
     first = min(names, key=client._ascii_key)
-    await world.pause(0.15)
+    await world.pause(0.9)
     assert one(rival, FREE, first)
     with pytest.raises(LockTimeout):
         await soon(pending)
-    assert time.monotonic() - start < 0.45
+    assert time.monotonic() - start < 2.0  # or it has begun anew
     await no_locks(admin, rival.info.backend_pid)
 
 
@@ -125,7 +126,7 @@ async def test_one_that_is_lost_is_reported(
     await world.pause(0.05)
     with pytest.raises(LockLost):
         await actor.exit(context)
-    assert not holding(admin, *names)
+    await aeventually(lambda: not holding(admin, *names))
 
 
 async def test_a_loss_while_still_acquiring_frees_the_rest(
@@ -136,7 +137,7 @@ async def test_a_loss_while_still_acquiring_frees_the_rest(
     names = [f"{name}-{number}" for number in range(4)]
     busy = max(names, key=client._ascii_key)  # the last in the canonical order
     rival.execute(TAKE, [busy])
-    pending = actor.entering(client.hold_all(names, wait=0.5))
+    pending = actor.entering(client.hold_all(names, wait=2))
     await contends(client, admin, busy)
     others = [each for each in names if each != busy]
     terminate(admin, *set(holding(admin, *others)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -75,8 +76,9 @@ async def test_sql_locks_the_same(
 
 
 @pytest.fixture
-def latin1(server: Server, pooler: Bouncer | None, name: str) -> Iterator[tuple[str, str]]:
+def latin1(server: Server, pooler: Bouncer | None) -> Iterator[tuple[str, str]]:
     """A database in another encoding: how clients reach it, and straight to the server."""
+    name = f"latin1_{secrets.token_hex(4)}"
     database = sql.Identifier(name)
     create = sql.SQL("CREATE DATABASE {} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
     with psycopg.connect(server.superuser_dsn, autocommit=True) as session:
@@ -111,7 +113,7 @@ async def test_keys_of_different_kinds_are_different_locks(
     """1, "1", (0, 1), and the pair that packs into the same 64 bits, are four locks."""
     client, actor = world.client(dsn), world.actor()
     names = [1, "1", (0, 1), (1, 2), (1 << 32) | 2, (1, 0), 1 << 32]
-    contexts = [client.hold(name, wait=1) for name in names]
+    contexts = [client.hold(name, wait=5) for name in names]
     for context in contexts:
         await actor.enter(context)
     assert len(locks_in_db(admin)) == len(names)

@@ -43,7 +43,7 @@ async def check_frozen(world: World, dsn: str, name: str, admin: Admin, settings
         try:
             await aeventually(lambda: holding(admin, name) != [pid], within=LEASE + LATE)
             assert time.monotonic() - frozen > LEASE - HEARTBEAT - 0.2
-            context = client.hold(name, wait=1)
+            context = client.hold(name, wait=5)
             await actor.enter(context)
             holder.thaw()
             assert await holder.says() == "told of 1, lost is True"

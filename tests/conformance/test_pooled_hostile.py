@@ -34,6 +34,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*was never released:ResourceWar
 
 # Longer than in `hostile`: finding out about the pooler takes a second on a busy machine.
 TIMEOUTS = {
+    "statement_timeout": "500ms",
     "idle_session_timeout": "2s",
     "idle_in_transaction_session_timeout": "2s",
     "transaction_timeout": "2s",
@@ -115,7 +116,7 @@ async def check_works(world: World, scene: Stage, name: str, seconds: float = LO
         with pytest.raises(LockTimeout):
             await first.enter(owner.hold(name, wait=0.2))
         await first.exit(context)
-        again = await soon(pending, within=2)
+        again = await soon(pending)
         assert await second.call(again.token) > token
         await second.exit(next_one)
         await first.exit(other)

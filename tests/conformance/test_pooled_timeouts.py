@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from typing import TYPE_CHECKING, Any
@@ -70,12 +71,13 @@ async def check_hears_of_it(world: World, pools: Pools, name: str, limit: str) -
     held.on_lost(told.append)
     await aeventually(lambda: not holding(pools.admin, name), message="the pooler ended it")
     assert held.lost
-    await aeventually(lambda: told == [held], within=0.5)
+    await aeventually(lambda: told == [held], within=1.6)
     again = other.hold(name, wait=2)
     await second.enter(again)
     with pytest.raises(LockLost, match=limit.replace("_", ".") + "|closed the session"):
         await first.exit(context)
-    await second.exit(again)
+    with contextlib.suppress(LockLost):  # the limit is for this one, too
+        await second.exit(again)
 
 
 @pytest.mark.parametrize("limit", ["idle_transaction_timeout", "query_timeout"])

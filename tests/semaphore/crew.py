@@ -144,9 +144,8 @@ def disagreed(rows: Iterable[Row]) -> list[tuple[Row, Row]]:
     return found
 
 
-def overtakings(rows: Sequence[Row]) -> int:
-    """Return how many got in, at most, who had asked later than somebody who still waited."""
-    return max(
-        (sum(one.asked > row.asked and one.since < row.since for one in rows) for row in rows),
-        default=0,
+def overtakings(rows: Sequence[Row]) -> list[int]:
+    """Return how many got in, while each still waited, who had asked later; the fewest first."""
+    return sorted(
+        sum(one.asked > row.asked and one.since < row.since for one in rows) for row in rows
     )
