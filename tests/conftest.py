@@ -53,7 +53,7 @@ hypothesis.settings.register_profile("advlock", deadline=None)
 hypothesis.settings.load_profile("advlock")
 
 # How long a session that was just closed or killed may take to let its locks go.
-_RELEASE_SECONDS = 2.0
+_RELEASE_SECONDS = 5.0
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from waiting import eventually
 
 from advlock._doctor._exam import examine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from bouncers import Bouncer
     from servers import Server
 
     from advlock import Finding, Report
@@ -77,9 +79,42 @@ def role(superuser_dsn: str, *statements: str) -> Iterator[str]:
 
 @contextmanager
 def sessions(dsn: str, count: int) -> Iterator[list[psycopg.Connection[Any]]]:
-    """Open so many of them."""
+    """Open so many of them, and nobody else is there; afterwards there is room again."""
     with ExitStack() as stack:
-        yield [stack.enter_context(connect(dsn)) for _ in range(count)]
+        opened: list[psycopg.Connection[Any]] = []
+        for _ in range(count):
+            opened.append(stack.enter_context(connect(dsn)))
+            if len(opened) == 1:
+                wait_for_room(opened[0], opened[0].info.dbname)
+        yield opened
+        for session in opened[1:]:
+            session.close()
+        if opened:
+            wait_for_room(opened[0], opened[0].info.dbname)
+
+
+def wait_for_room(witness: psycopg.Connection[Any], database: str) -> None:
+    """Wait until nobody but the witness is in a database: who has closed is not gone at once."""
+    others = """SELECT count(*) FROM pg_stat_activity
+        WHERE datname = %s AND usename IS NOT NULL AND pid <> pg_backend_pid()"""
+    eventually(
+        lambda: witness.execute(others, (database,)).fetchone() == (0,), message="room", within=20
+    )
+
+
+def warm(pooler: Bouncer, database: str) -> None:
+    """Have a pooler open sessions ahead.
+
+    The doctor waits 0.25 s for the second one, and a busy machine may take longer to open it.
+    """
+    with ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(connect(pooler.dsn(database))).execute("SELECT 1")
+
+    def ready() -> bool:
+        return {row["state"] for row in pooler.ask("SHOW SERVERS")} <= {"idle", "used"}
+
+    eventually(ready, message="the sessions are back in the pool", within=20)
 
 
 MAKE_FENCE = (

@@ -199,12 +199,12 @@ def test_a_killed_run_leaves_nothing_in_a_pool(cli: Cli, server: Server, fresh: 
 
 def test_a_server_that_hangs_does_not_hang_the_doctor(server: Server, fresh: str) -> None:
     """Each question has its limit, and all together have one; what was left out is said."""
-    limits = replace(Limits(), step=0.4, total=1.0)
+    limits = replace(Limits(), step=1.5, total=4.0)
     with fake_server(HANGING, fresh, over_tcp(server, fresh)) as dsn:
         started = time.monotonic()
         report = examine(dsn, limits=limits)
-        assert time.monotonic() - started < 5.0
-    assert "no answer within 0.4 s" in report.facts["exclusion"]
+        assert time.monotonic() - started < 15.0
+    assert "no answer within 1.5 s" in report.facts["exclusion"]
     assert "the doctor's time was over" in report.facts["idle_holders"]
     assert list(report.facts) == [t for t in TOPICS if t != "keepalives"]
     with connect(fresh) as witness:

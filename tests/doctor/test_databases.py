@@ -15,7 +15,15 @@ from advlock import Key
 from advlock._catalogue._fixed import FIXED
 from advlock._doctor._about import Limits
 
-from .helpers import check_found, connect, make_fence, role, sessions, the_finding
+from .helpers import (
+    check_found,
+    connect,
+    make_fence,
+    role,
+    sessions,
+    the_finding,
+    wait_for_room,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,12 +67,13 @@ def test_a_role_s_last_connection(fenced: str) -> None:
     assert "too many connections for role" in report.facts["exclusion"]
 
 
-def test_a_database_s_connection_limit(fenced: str) -> None:
+def test_a_database_s_connection_limit(server: Server, fenced: str) -> None:
     """The database's own limit counts, too."""
-    name = conninfo_to_dict(fenced)["dbname"]
+    name = str(conninfo_to_dict(fenced)["dbname"])
     with connect(fenced) as session:
         session.execute(f"ALTER DATABASE {name} CONNECTION LIMIT 3")  # type: ignore[call-overload]
-    with role(fenced) as dsn:
+    with role(fenced) as dsn, connect(server.superuser_dsn) as witness:
+        wait_for_room(witness, name)  # whoever made the role counts, too
         finding = the_finding(check_found(dsn, "connections-scarce"))
     assert f"ALTER DATABASE {name} CONNECTION LIMIT 23" in finding.remedy
 

@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 from advlock._doctor._exam import examine
 from advlock._doctor._report import CODES
 
-from .helpers import make_fence, over_tcp, role
+from .helpers import make_fence, over_tcp, role, warm
 
 if TYPE_CHECKING:
     from servers import Server
@@ -77,6 +77,7 @@ def test_the_leaking_pooler(server: Server, fresh: str) -> None:
     make_fence(fresh)
     database = str(conninfo_to_dict(fresh)["dbname"])
     with bouncer(server, "session", server_reset_query="") as made:
+        warm(made, database)
         check_shown("pooler", examined(made.dsn(database), 1))
 
 

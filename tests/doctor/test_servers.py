@@ -23,6 +23,7 @@ from .helpers import (
     role,
     sessions,
     the_finding,
+    warm,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def test_hostile_defaults_are_overridden(fresh: str) -> None:
     """A role's timeouts and modes are facts, not findings: our sessions do not have them."""
     make_fence(fresh)
     hostile = {
-        "statement_timeout": "20",
+        "statement_timeout": "500",
         "lock_timeout": "2",
         "idle_session_timeout": "3s",
         "default_transaction_isolation": "serializable",
@@ -68,7 +69,7 @@ def test_hostile_defaults_are_overridden(fresh: str) -> None:
     changes = [f"ALTER ROLE {{}} SET {name} = '{value}'" for name, value in hostile.items()]
     with role(fresh, *changes) as dsn:
         report = check_found(dsn)
-        assert re.search(r"statement_timeout = 20ms \(role app_\w+\)", report.facts["settings"])
+        assert re.search(r"statement_timeout = 500ms \(role app_\w+\)", report.facts["settings"])
     for name in hostile:
         assert name in report.facts["settings"]
     assert "in force" in report.facts["overrides"]
@@ -98,6 +99,7 @@ def test_a_pooler_and_its_mode(
     """PgBouncer is recognised in each mode; only what costs or endangers is a finding."""
     database = str(conninfo_to_dict(fresh)["dbname"])
     with bouncer(server, mode, **settings) as made:
+        warm(made, database)
         report = check_found(made.dsn(database), *expected)
         assert re.search(fact, report.facts["pooler"])
         held = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND database = "
@@ -110,7 +112,7 @@ def test_a_pooler_and_its_mode(
 def test_a_pool_without_room_for_two(server: Server, fresh: str) -> None:
     """What cannot be told is said, and a report without the main test is not clean."""
     database = str(conninfo_to_dict(fresh)["dbname"])
-    limits = replace(Limits(), step=0.5, total=4.0)
+    limits = replace(Limits(), step=1.5, total=12.0)
     with bouncer(server, "session", default_pool_size=1) as made:
         report = check_found(made.dsn(database), "exclusion-untested", unchecked=3, limits=limits)
     assert "in a mode that cannot be told" in report.facts["pooler"]
@@ -215,7 +217,7 @@ def test_a_server_that_half_works(
     server: Server, fresh: str, rule: tuple[str, str], expected: str
 ) -> None:
     """A release that frees nothing, and a wait that never ends, are errors."""
-    limits = replace(Limits(), step=0.5)
+    limits = replace(Limits(), step=2.0)
     with fake_server(Fake((rule,)), fresh, over_tcp(server, fresh)) as dsn:
         check_found(dsn, expected, limits=limits)
 

@@ -140,16 +140,20 @@ def copy_wheel(target: Path) -> None:
 
 
 def processes_at(path: Path) -> list[int]:
-    """The processes, zombies aside, with a file below `path` in their command line."""
-    found = []
+    """The processes, zombies aside, with a file below `path` in their command line.
+
+    Without their children: one that was just forked has its parent's command line.
+    """
+    parents: dict[int, int] = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             arguments = (entry / "cmdline").read_bytes().split(b"\0")
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
         if any(argument.startswith(os.fsencode(path) + b"/") for argument in arguments):
-            found.append(int(entry.name))
-    return found
+            parents[int(entry.name)] = parent
+    return [pid for pid, parent in parents.items() if parent not in parents]
 
 
 def born(dsn: str) -> Any:

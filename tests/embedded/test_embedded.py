@@ -96,7 +96,7 @@ def test_the_server_of_killed_users_is_found_again(home: Path, user: NewUser) ->
 def test_a_start_that_was_killed_is_no_obstacle(home: Path, user: NewUser, stage: str) -> None:
     """The user that makes or starts the server is killed in the middle; the next one succeeds."""
     killed = user()
-    eventually(lambda: list(home.glob(stage)), message=stage)
+    eventually(lambda: list(home.glob(stage)), within=30, message=stage)
     killed.kill()
     heir = user()
     assert born(heir.joined())

@@ -36,7 +36,7 @@ def tmpdir_is_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def expect_nothing(home: Path) -> None:
     """Wait until no process and no file is left in `home`."""
-    eventually(lambda: not processes_at(home), message="no server")
+    eventually(lambda: not processes_at(home), within=30, message="no server")
     assert list(home.iterdir()) == []
 
 
@@ -73,7 +73,7 @@ def test_a_forked_child_does_not_remove_it(home: Path, user: NewUser) -> None:
 def test_an_interrupted_start_leaves_nothing(home: Path, user: NewUser, stage: str) -> None:
     """Ctrl-C at any stage of the start ends the program, after everything is cleared away."""
     one = user(TEMPORARY, extra={"TMPDIR": str(home)})
-    eventually(lambda: list(home.glob(stage)), message=stage)
+    eventually(lambda: list(home.glob(stage)), within=30, message=stage)
     os.killpg(one.process.pid, signal.SIGINT)
     assert one.process.wait(timeout=20) == -signal.SIGINT
     expect_nothing(home)
@@ -84,7 +84,7 @@ def test_a_second_interrupt_does_not_stop_the_clean_up(home: Path, user: NewUser
     one = user(TEMPORARY, extra={"TMPDIR": str(home)})
     one.joined()
     os.killpg(one.process.pid, signal.SIGINT)
-    eventually(lambda: not list(home.glob("*/pg/data/postmaster.pid")))
+    eventually(lambda: not list(home.glob("*/pg/data/postmaster.pid")), within=30)
     os.killpg(one.process.pid, signal.SIGINT)
     assert one.process.wait(timeout=20) != 0
     expect_nothing(home)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from waiting import eventually
@@ -15,16 +16,20 @@ from waiting import eventually
 from advlock import _schema
 from advlock._dsn import Dsn
 from advlock._inspect._window import Window
+from advlock.errors import LockTimeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from psycopg import Connection
 
-    from advlock import Key
+    from advlock import Key, Locks
     from advlock.inspect import LockTree, Snapshot
 
-WAITS = "SELECT count(*) FROM pg_locks WHERE pid = %s AND NOT granted"
+# A waiter is in the queue a moment before it has noted since when.
+WAITS = """
+    SELECT count(*) FROM pg_locks
+    WHERE pid = %s AND NOT granted AND waitstart IS NOT NULL"""
 
 
 def window_to(dsn: str, **options: Any) -> Window:
@@ -83,6 +88,17 @@ def role(superuser_dsn: str, *statements: str) -> Iterator[str]:
             session.execute(end, (name,))
             session.execute(sql.SQL("DROP OWNED BY {}").format(identifier))
             session.execute(sql.SQL("DROP ROLE {}").format(identifier))
+
+
+def timed_out(locks: Locks, key: int) -> LockTimeout:
+    """Wait for a lock in vain, until the error tells who has it: that may not take long either."""
+
+    def told() -> list[LockTimeout]:
+        with pytest.raises(LockTimeout) as caught:
+            locks.hold(key, wait=0.2).__enter__()
+        return [caught.value] if caught.value.holders else []
+
+    return eventually(told, message="who has it", within=20)[0]
 
 
 def make_tables(admin: Connection[Any]) -> None:

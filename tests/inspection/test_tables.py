@@ -192,11 +192,12 @@ def test_another_encoding_is_read_as_it_is(latin: str) -> None:
 
 def test_bytes_of_another_encoding_hide_no_lock(latin: str, scene: Scene) -> None:
     """A query over there may be no text here, within or where it is cut; its lock is seen."""
-    for filler in ("ö", "x" * 985 + "ö" * 20):
+    number = 10**17 + secrets.randbelow(10**17)  # nobody else's, in any database; 18 digits
+    for filler in ("ö", "x" * 968 + "ö" * 20):
         with psycopg.connect(latin, autocommit=True) as session:
-            session.execute(f"SELECT pg_advisory_lock(7) /* {filler} */")  # type: ignore[call-overload]
+            session.execute(f"SELECT pg_advisory_lock({number}) /* {filler} */")  # type: ignore[call-overload]
             with window_to(scene.dsn, all_databases=True) as wide:
-                (tree,) = wide.look([7]).trees
+                (tree,) = wide.look([number]).trees
             assert tree.database == session.info.dbname
             assert tree.holders[0].pid == session.info.backend_pid
 

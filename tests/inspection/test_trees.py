@@ -21,7 +21,7 @@ from advlock._inspect import _stuck
 from advlock._inspect._naming import Namer
 from advlock._inspect._read import Limits, parse, snapshot
 
-from .seeing import tree_of, window_to
+from .seeing import timed_out, tree_of, window_to
 
 if TYPE_CHECKING:
     from servers import Server
@@ -283,9 +283,8 @@ def test_what_is_seen_can_be_kept(scene: Scene, window: Window) -> None:
     seen = window.look()
     assert pickle.loads(pickle.dumps(seen)) == seen
     with advlock.Locks(scene.dsn) as locks:
-        with pytest.raises(advlock.LockTimeout) as caught:
-            locks.hold(13, wait=0.0).__enter__()
-        again = pickle.loads(pickle.dumps(caught.value))
-        assert again.holders == caught.value.holders
+        error = timed_out(locks, 13)
+        again = pickle.loads(pickle.dumps(error))
+        assert again.holders == error.holders
     assert [one.waiting for one in again.holders] == [False, True]
     queued.close()

@@ -12,14 +12,16 @@ from waiting import eventually
 
 import advlock
 from advlock import Key, inspect
-from advlock.errors import ConfigError, LockTimeout
+from advlock._plan import Script, Step
+from advlock.errors import ConfigError
 
-from .seeing import make_tables, tree_of, window_to
+from .seeing import make_tables, timed_out, tree_of, window_to
 
 if TYPE_CHECKING:
     from psycopg import Connection
 
     from advlock._inspect._window import Window
+    from advlock._plan import SessionPlan
 
     from .seeing import Scene
 
@@ -42,11 +44,18 @@ def test_a_role_s_odd_defaults_do_not_reach_it(scene: Scene) -> None:
     """Neither a timeout nor a search path of the role's changes what is seen."""
     scene.connect().execute("SELECT pg_advisory_lock(1)")
     options = (
-        "-c statement_timeout=1 -c search_path=public -c datestyle=German -c extra_float_digits=-5"
+        "-c statement_timeout=300 -c search_path=public -c datestyle=German"
+        " -c extra_float_digits=-5"
     )
     with window_to(make_conninfo(scene.dsn, options=options)) as window:
         for _ in range(3):
             assert len(window.look().trees) == 1
+        window.ask(_takes_its_time())
+
+
+def _takes_its_time() -> SessionPlan[None]:
+    """Ask for longer than the role's timeout."""
+    yield Script((Step("SELECT pg_catalog.pg_sleep(0.6)"),))
 
 
 def test_the_one_who_looks_is_not_in_the_way(scene: Scene, window: Window) -> None:
@@ -111,10 +120,8 @@ def test_who_is_in_the_way_is_told_alike(scene: Scene, window: Window) -> None:
     with advlock.Locks(scene.dsn) as other:
         scene.connect(application_name="psql").execute("SELECT pg_advisory_lock(%s)", (42,))
         queued = scene.waiting("SELECT pg_advisory_lock(42)", application_name="queued")
-        with pytest.raises(LockTimeout) as caught:
-            other.hold(42, wait=0.0).__enter__()
+        told = timed_out(other, 42).holders
         (tree,) = window.look([42]).trees
-        told = caught.value.holders
         assert tuple(told[:1]) == tree.holders
         assert isinstance(told[1], inspect.Waiter)
         assert (told[1].application, told[1].since) == ("queued", tree.waiters[0].since)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -63,7 +63,13 @@ def looked(admin: Connection[Any], person: Person) -> None:
         ).fetchall()
         return bool(asked) and used._next > 0 and bool(used._noted)
 
-    eventually(_looked, message="a look for the table", within=PATIENCE)
+    for _ in range(4):
+        with suppress(AssertionError):
+            eventually(_looked, within=PATIENCE / 5)
+            return
+        # A lock's end came behind the look, and is the last query; an idle client asks no more.
+        person.use("again")
+    eventually(_looked, message="a look for the table", within=PATIENCE / 5)
 
 
 def test_a_table_that_somebody_locks_holds_nobody_up(
@@ -192,6 +198,7 @@ def test_it_costs_no_connection(
     """A client that records is one session, as any other."""
     someone = person(dsn, application_name="frugal")
     count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'frugal'"
+    count += " AND datname = current_database()"
     seen = set()
     someone.use(*(f"job-{n}" for n in range(50)))
 

@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
@@ -16,6 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 from waiting import eventually
 
 from advlock import Key, _names
+from advlock._plan import Refused
 
 from .people import PATIENCE, Sync, Table
 
@@ -133,6 +136,8 @@ def test_a_second_client_of_a_process_does_not_ask_again(dsn: str, table: Table)
     first, second = Sync(dsn, liveness=3), Sync(dsn, liveness=3)
     first.use("common")
     table.has("common")
+    # The row is there before the client has read that it is.
+    eventually(lambda: first.client._used.done._when, message="told", within=PATIENCE)
     table.admin.execute("DELETE FROM advlock.lock_name")
     second.use("common", "other")
     table.has("other")
@@ -258,6 +263,14 @@ def test_what_nobody_used_for_a_month_goes_bit_by_bit(person: Make, dsn: str, ta
     assert table.names() == {"young", "first", "second"}
 
 
+def _written(session: Any, entry: _names.Entry) -> bool:
+    """Record a name; a busy machine may take longer than the 250 ms after which that is left."""
+    with suppress(Refused):
+        verdict = session.fetch(_names.write([entry], "UTF8", most=100), None)
+        return bool(verdict == "yes")
+    return False
+
+
 def test_too_many_names_push_out_the_oldest(dsn: str, table: Table) -> None:
     """However many names there are, the table keeps those that were used last."""
     table.fill(2000, days=0)
@@ -265,9 +278,8 @@ def test_too_many_names_push_out_the_oldest(dsn: str, table: Table) -> None:
     with someone.client.hold(42) as held:
         for n in range(3):
             entry = _names.Entry(n, f"new {n}", "hashtextextended", 0)
-            session = held._ticket.session
-            verdict = session.fetch(_names.write([entry], "UTF8", most=100), None)
-            assert verdict == "yes"
+            write = partial(_written, held._ticket.session, entry)
+            eventually(write, message="recorded", within=PATIENCE)
     someone.close()
     assert table.count() == 100
     assert table.names() >= {"new 0", "new 1", "new 2", "old 1", "old 97"}

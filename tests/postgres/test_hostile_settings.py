@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Set = Callable[[str, str], None]
 
 # Long enough to connect and override them, also where several tests share a core.
-SHORTLY = "700ms"
+SHORTLY = "2s"
 OVERRIDE = "SELECT pg_catalog.set_config(%s, %s, false)"
 KNOWN = "SELECT count(*) FROM pg_catalog.pg_settings WHERE name = %s"
 TRY = "SELECT {schema}pg_try_advisory_lock({key})"

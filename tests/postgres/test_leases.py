@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Connect = Callable[..., Connection[Any]]
 
-LEASE = 1.0  # seconds
+LEASE = 2.0  # seconds
 SLACK = 1.0  # for the machine
 HEARTBEAT = "/* heartbeat */"
 ACTIVITY = "SELECT state, query, backend_xid, backend_xmin FROM pg_stat_activity WHERE pid = %s"

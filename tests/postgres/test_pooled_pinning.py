@@ -44,7 +44,7 @@ OURS = {
     "application_name": "pinned",
 }
 # Long for a heartbeat to be late, on a machine that does other things too.
-PATIENT = "1s"
+PATIENT = "3s"
 QUICK = 0.3  # PgBouncer looks at its timeouts three times a second
 HOLDER = """
 import sys, psycopg
@@ -136,8 +136,8 @@ def test_a_client_that_leaves_takes_its_backend_along(
     """Left inside a transaction the server session is closed, not reused, and its lock is free."""
     made, witness = pooler("transaction", default_pool_size=1), connect()
     pid = lose(made, key)
-    eventually(lambda: free(witness, key), within=1.0, message="the lock is free")
-    eventually(lambda: is_gone(witness, pid), within=1.0, message="the backend's end")
+    eventually(lambda: free(witness, key), message="the lock is free")
+    eventually(lambda: is_gone(witness, pid), message="the backend's end")
     assert pinned(made.connect(), key) != pid
 
 
@@ -158,8 +158,8 @@ def test_a_client_that_leaves_at_once_leaves_nothing(
 
 
 HEARTBEATS_HELP = [
-    pytest.param({"idle_transaction_timeout": 1}, {}, "08P01", id="idle_transaction_timeout"),
-    pytest.param({"query_timeout": 1}, {}, "08P01", id="query_timeout"),
+    pytest.param({"idle_transaction_timeout": 3}, {}, "08P01", id="idle_transaction_timeout"),
+    pytest.param({"query_timeout": 3}, {}, "08P01", id="query_timeout"),
     pytest.param(
         {}, {"idle_in_transaction_session_timeout": PATIENT}, "25P03", id="the server's own"
     ),
@@ -186,7 +186,7 @@ def test_heartbeats_keep_timeouts_away(
         assert busy.info.transaction_status == TransactionStatus.INTRANS
         return ended(silent)
 
-    eventually(silence_ended, message="the silent one's end")
+    eventually(silence_ended, within=15, message="the silent one's end")
     assert last_words(silent)[0] == code
     eventually(lambda: free(witness, key + 1), message="its lock is free")
     assert entry(witness, pid, key) is True
@@ -198,7 +198,7 @@ def test_a_timeout_of_the_transaction_is_a_lease_behind_a_pooler(
     """A client too silent for its own timeout loses its lock, and the pooler passes the word on."""
     made, witness = pooler("transaction"), connect()
     holder = made.connect()
-    pid = pinned(holder, key, idle_in_transaction_session_timeout="300ms")
+    pid = pinned(holder, key, idle_in_transaction_session_timeout="2s")
     assert entry(witness, pid, key) is True
     eventually(lambda: ended(holder), message="the holder hears of its end")
     code, words = last_words(holder)
@@ -211,9 +211,10 @@ def test_the_age_of_a_server_connection_does_not_end_a_transaction(
 ) -> None:
     """server_lifetime and server_idle_timeout close an idle connection, and no pinned one."""
     limits = {"server_lifetime": QUICK, "server_idle_timeout": QUICK, "client_idle_timeout": QUICK}
-    made, witness = pooler("transaction", **limits), connect()
+    made, witness = pooler("transaction"), connect()
     holder, other = made.connect(), made.connect()
     pid, idle = pinned(holder, key), pinned(other, key + 1)
+    made.bouncer.reload(**limits)  # only now: a slow start would be idle for as long
     other.execute(LEAVE)
     eventually(lambda: is_gone(witness, idle), message="the idle connection is closed")
     assert backend(holder) == pid
@@ -266,8 +267,8 @@ def test_kill_ends_a_pinned_transaction_with_a_word(
     holder = made.connect()
     pinned(holder, key)
     made.bouncer.ask(f"KILL {made.dbname}")
-    eventually(lambda: free(witness, key), within=1.0, message="the lock is free")
-    eventually(lambda: ended(holder), within=1.0, message="the client is told")
+    eventually(lambda: free(witness, key), message="the lock is free")
+    eventually(lambda: ended(holder), message="the client is told")
     code, words = last_words(holder)
     assert (code, "database removed" in words) == ("08P01", True)
 
@@ -279,7 +280,7 @@ def test_a_terminated_backend_reaches_the_client(
     made, witness = pooler("transaction"), connect()
     holder = made.connect()
     witness.execute("SELECT pg_terminate_backend(%s)", (pinned(holder, key),))
-    eventually(lambda: ended(holder), within=1.0, message="the client is told")
+    eventually(lambda: ended(holder), message="the client is told")
     assert last_words(holder)[0] == "57P01"
 
 
@@ -292,6 +293,6 @@ def test_the_poolers_end_frees_the_lock_and_reaches_the_client(
     holder = made.connect()
     pid = pinned(holder, key)
     getattr(made.bouncer, end)()
-    eventually(lambda: is_gone(witness, pid), within=1.0, message="the backend's end")
-    eventually(lambda: ended(holder), within=1.0, message="the client sees it")
+    eventually(lambda: is_gone(witness, pid), message="the backend's end")
+    eventually(lambda: ended(holder), message="the client sees it")
     assert free(witness, key)

@@ -11,7 +11,7 @@ from bouncers import MODES
 from waiting import eventually
 
 from .helpers import answers, hang_up, is_gone, one, send
-from .pooled import LEAVE, backend, free, last_words, pin, pinned, refusal, send_pin
+from .pooled import LEAVE, backend, ended, free, last_words, pin, pinned, refusal, send_pin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -232,9 +232,10 @@ def test_a_request_in_the_poolers_queue_dies_with_its_client(
 
 def test_a_wait_for_a_full_pool_ends_with_a_word(pooler: MakePooler, key: int) -> None:
     """query_wait_timeout answers the first statement with 08P01 and its own name, and hangs up."""
-    made = pooler("transaction", default_pool_size=1, query_wait_timeout=QUICK)
+    made = pooler("transaction", default_pool_size=1)
     holder, other = made.connect(), made.connect()
     pinned(holder, key)
+    made.bouncer.reload(query_wait_timeout=QUICK)  # only now: the first wait is for a connection
     send_pin(other, key)
     assert refusal(other) == ("08P01", "FATAL:  query_wait_timeout")
     holder.execute(LEAVE)
@@ -282,9 +283,10 @@ def test_the_idle_timeout_of_a_session_is_a_lease_in_session_mode(
     holder = made.connect()
     assert take(holder, key)
     pid = backend(holder)
-    holder.execute("SELECT set_config('idle_session_timeout', '300ms', false)")
+    holder.execute("SELECT set_config('idle_session_timeout', '2s', false)")
     assert not free(witness, key)
     eventually(lambda: free(witness, key), message="the lock is free")
-    assert is_gone(witness, pid)
+    eventually(lambda: is_gone(witness, pid), message="the backend's end")
+    eventually(lambda: ended(holder), message="the holder hears of it")
     assert last_words(holder)[0] == "57P05"
     assert one(made.connect(), "SHOW idle_session_timeout") == "0"

@@ -91,6 +91,8 @@ def test_only_the_timeline_tells_two_primaries_apart(pair: Pair) -> None:
 
     The system identifier is the same on both sides, and an ordinary role may read all of them.
     """
+    # Something to write for the checkpoint that a promotion asks for: it takes its time for that.
+    pair.old.execute("CREATE TABLE filler AS SELECT generate_series(1, 50000)")
     pair.promote()
     timelines = [one(side, f"SELECT {TIMELINE}") for side in (pair.old, pair.new)]
     assert timelines == [1, 2]

@@ -86,6 +86,7 @@ def test_a_deadlock_victim_keeps_its_session_locks(connect: Connect, key: int) -
     """After 40P01 the victim has its earlier locks still; the other waits until it unlocks."""
     survivor, victim, witness = connect(), connect(), connect()
     victim.execute("SET deadlock_timeout = '10ms'")
+    survivor.execute("SET deadlock_timeout = '60s'")  # whoever looks first is the victim
     survivor.execute(f"SELECT pg_advisory_lock({key})")
     victim.execute(f"SELECT pg_advisory_lock({key + 1})")
     start_waiting(witness, survivor, key + 1)

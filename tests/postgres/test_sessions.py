@@ -55,16 +55,16 @@ def test_direct_connections_know_their_backend(connect: Connect) -> None:
 
 
 def test_a_vanished_idle_client_frees_its_locks(connect: Connect, key: int) -> None:
-    """A socket closed without goodbye while idle frees the session's locks within a second."""
+    """A socket closed without goodbye while idle frees the session's locks."""
     holder, other = connect(), connect()
     holder.execute(f"SELECT pg_advisory_lock({key})")
     assert try_lock(other, key) is False
     hang_up(holder)
-    eventually(lambda: try_lock(other, key), within=1.0, message="the lock is free")
+    eventually(lambda: try_lock(other, key), message="the lock is free")
 
 
 def test_cancel_and_close_takes_a_waiter_out_of_the_queue(connect: Connect, key: int) -> None:
-    """A waiter that cancels and closes leaves the queue, and its own locks, within a second."""
+    """A waiter that cancels and closes leaves the queue, and its own locks are free."""
     holder, waiter = connect(), connect()
     waiter.execute("SET client_connection_check_interval = 0")
     waiter.execute(f"SELECT pg_advisory_lock({key + 1})")
@@ -72,9 +72,7 @@ def test_cancel_and_close_takes_a_waiter_out_of_the_queue(connect: Connect, key:
     start_waiting(holder, waiter, key)
     waiter.pgconn.get_cancel().cancel()
     hang_up(waiter)
-    eventually(
-        lambda: try_lock(holder, key + 1), within=1.0, message="the waiter's own lock is free"
-    )
+    eventually(lambda: try_lock(holder, key + 1), message="the waiter's own lock is free")
     assert entry(holder, waiter.info.backend_pid, key) is None
 
 
@@ -91,7 +89,6 @@ def test_a_killed_waiter_leaves_when_the_server_checks_its_connection(
         hang_up(waiter)
     eventually(
         lambda: entry(holder, checked.info.backend_pid, key) is None,
-        within=1.0,
         message="the checked waiter left the queue",
     )
     assert waits(holder, ghost, key)
@@ -106,9 +103,7 @@ def test_a_ghost_in_the_queue_is_granted_and_then_goes(connect: Connect, key: in
     hang_up(ghost)
     start_waiting(holder, live, key)
     holder.execute(f"SELECT pg_advisory_unlock({key})")
-    eventually(
-        lambda: entry(holder, live.info.backend_pid, key), within=1.0, message="the live one has it"
-    )
+    eventually(lambda: entry(holder, live.info.backend_pid, key), message="the live one has it")
 
 
 @pytest.mark.parametrize("mode", ["fork", "pass_fds", "close_fds"])
@@ -125,17 +120,15 @@ def test_an_inherited_socket_keeps_the_lock(
         try:
             parent.send_signal(signal.SIGKILL)
             parent.wait()
-            eventually(
-                lambda: try_lock(witness, key + 1), within=1.0, message="the other lock is free"
-            )
+            eventually(lambda: try_lock(witness, key + 1), message="the other lock is free")
             if mode == "close_fds":
-                eventually(lambda: try_lock(witness, key), within=1.0, message="the lock is free")
+                eventually(lambda: try_lock(witness, key), message="the lock is free")
                 return
             os.kill(child, 0)
             assert try_lock(witness, key) is False
         finally:
             parent.stdin.close()
-        eventually(lambda: try_lock(witness, key), within=1.0, message="free after the child's end")
+        eventually(lambda: try_lock(witness, key), message="free after the child's end")
 
 
 def test_rollback_and_reset_all_keep_session_locks(connect: Connect, key: int) -> None:
@@ -155,5 +148,5 @@ def test_a_terminated_holder_frees_its_locks(connect: Connect, key: int) -> None
     holder, other = connect(), connect()
     holder.execute(f"SELECT pg_advisory_lock({key})")
     other.execute("SELECT pg_terminate_backend(%s)", (holder.info.backend_pid,))
-    eventually(lambda: try_lock(other, key), within=1.0, message="the lock is free")
-    assert select.select([holder.fileno()], [], [], 1.0)[0]
+    eventually(lambda: try_lock(other, key), message="the lock is free")
+    assert select.select([holder.fileno()], [], [], 5.0)[0]

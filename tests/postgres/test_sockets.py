@@ -44,7 +44,7 @@ def test_the_end_of_a_session_wakes_who_waits_for_a_hang_up(
         watch.register(session.fileno(), HANG_UP)
         assert watch.poll(0) == []
         one(connect(), "SELECT pg_terminate_backend(%s)", session.info.backend_pid)
-        ((descriptor, events),) = watch.poll(1.0)
+        ((descriptor, events),) = watch.poll(5.0)
         assert descriptor == session.fileno()
         assert events & HANG_UP
         assert watch.poll(0) != []

@@ -169,11 +169,12 @@ def test_timeouts_have_their_own_sqlstates(connect: Connect, key: int) -> None:
     holder, waiter = connect(), connect()
     holder.execute("SELECT pg_advisory_lock(%s)", (key,))
     for setting, error in (("lock_timeout", "55P03"), ("statement_timeout", "57014")):
-        waiter.execute(f"SET {setting} = '5ms'")
-        with pytest.raises(psycopg.Error) as failure:
-            waiter.execute("SELECT pg_advisory_lock(%s)", (key,))
+        # The error itself takes the setting back: what follows it may take longer than 5 ms.
+        with waiter.transaction(force_rollback=True):
+            waiter.execute(f"SET LOCAL {setting} = '5ms'")
+            with pytest.raises(psycopg.Error) as failure:
+                waiter.execute("SELECT pg_advisory_lock(%s)", (key,))
         assert failure.value.sqlstate == error
-        waiter.execute(f"RESET {setting}")
     assert one(waiter, "SELECT 1") == 1
 
 

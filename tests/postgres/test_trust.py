@@ -117,4 +117,5 @@ def test_the_server_waits_its_timeout_from_the_start_of_the_last_round_trip(hous
     assert all(client.last for client in clients.values())
     waited = [watch.freed[pid] - client.last for pid, client in clients.items()]
     assert min(waited) >= BOUND
-    assert min(waited) <= BOUND + 0.5
+    # By the last look that saw its lock, as above by the first that missed it.
+    assert min(watch.held[pid] - client.last for pid, client in clients.items()) <= BOUND + 0.5

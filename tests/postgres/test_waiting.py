@@ -141,7 +141,9 @@ def test_vacuum_works_behind_a_sliced_waiter_only(connect: Connect, key: int, ta
     answers(waiter)
     start_sliced_wait(waiter, holder, key)
     leave_dead_rows(waiter, table)
-    eventually(lambda: dead_rows_kept(waiter, table) == 0, message="VACUUM removed all rows")
+    eventually(
+        lambda: dead_rows_kept(waiter, table) == 0, within=30, message="VACUUM removed all rows"
+    )
     still_waits(waiter, holder, key)
 
 
@@ -150,6 +152,8 @@ def test_concurrent_index_by_the_holder_passes_a_sliced_wait(
 ) -> None:
     """CREATE INDEX CONCURRENTLY in the holder itself completes while somebody waits in slices."""
     holder, waiter = connect(), connect()
+    for session in (holder, waiter):  # on a busy machine a slice may last as long as the default
+        session.execute("SET deadlock_timeout = '60s'")
     holder.execute("SELECT pg_advisory_lock(%s)", (key,))
     start_sliced_wait(holder, waiter, key)
     holder.execute("SET statement_timeout = '9s'")
@@ -163,6 +167,7 @@ def test_concurrent_index_by_the_holder_deadlocks_with_a_plain_wait(
     """CREATE INDEX CONCURRENTLY in the holder and a plain waiter wait for each other: 40P01."""
     holder, waiter = connect(), connect()
     holder.execute("SET deadlock_timeout = '20ms'")
+    waiter.execute("SET deadlock_timeout = '60s'")  # whoever looks first is the victim
     holder.execute("SELECT pg_advisory_lock(%s)", (key,))
     start_waiting(holder, waiter, key)
     send(holder, f"CREATE INDEX CONCURRENTLY ON {table} (id)")

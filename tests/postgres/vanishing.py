@@ -63,7 +63,7 @@ WAITERS = {
     "waiter": (KEEPALIVES | timeout(BOUND), 0.5),
     "short waiter": (KEEPALIVES | timeout(SHORT), 0.5),
     # Its probes fail in second 1, 2 and 3; the third finds it silent for longer than BOUND.
-    "late waiter": (KEEPALIVES | timeout(BOUND), 2.8),
+    "late waiter": (KEEPALIVES | timeout(BOUND), 2.6),
 }
 LETS_GO = {"both", "keepalives alone", "shortened", "lengthened", "answer", *WAITERS}
 
@@ -78,11 +78,17 @@ class Vanished:
         pids: The backends, by the names of their sessions.
 
         last: Just before the last thing that each client did, on the monotonic clock.
+
+        cut: When no packet came through any more.
+
+        unlocked: Just before each waiter could have its lock.
     """
 
     watch: Watch
     pids: dict[str, int] = field(default_factory=dict)
     last: dict[str, float] = field(default_factory=dict)
+    cut: float = 0.0
+    unlocked: dict[str, float] = field(default_factory=dict)
 
     def held(self, name: str) -> bool:
         """Tell whether a session had its lock to the end."""
@@ -90,16 +96,20 @@ class Vanished:
         return pid in self.watch.granted and pid not in self.watch.freed
 
     def freed_after(self, name: str) -> tuple[float, float]:
-        """Return between which two seconds after `last` a session let go."""
-        return self._let_go(name, self.last[name])
+        """Return between which two seconds after its last packet a session let go.
+
+        That packet came after `last` and before `cut`.
+        """
+        return self._let_go(name, self.last[name], self.cut)
 
     def kept_for(self, name: str) -> tuple[float, float]:
         """Return between which two seconds after its grant a session let go."""
-        return self._let_go(name, self.watch.granted[self.pids[name]])
+        return self._let_go(name, self.unlocked[name], self.watch.granted[self.pids[name]])
 
-    def _let_go(self, name: str, start: float) -> tuple[float, float]:
+    def _let_go(self, name: str, after: float, before: float) -> tuple[float, float]:
+        """Count from something that happened after the one moment and before the other."""
         pid = self.pids[name]
-        return self.watch.held[pid] - start, self.watch.freed[pid] - start
+        return self.watch.held[pid] - before, self.watch.freed[pid] - after
 
 
 def vanish(lan: Lan) -> Vanished:
@@ -120,11 +130,13 @@ def vanish(lan: Lan) -> Vanished:
                 start_waiting(lan.witness, session, key)
             else:
                 session.execute(f"SELECT pg_advisory_lock({key})")
-            if name.startswith("answer"):
-                send(session, f"SELECT pg_sleep({ANSWER_AFTER})")
         time.sleep(ALL_ACKNOWLEDGED)
         stack.callback(lan.network.heal)
+        for name in ("answer", "answer, keepalives alone"):  # last: the cut comes before the answer
+            seen.last[name] = time.monotonic()
+            send(sessions[name], f"SELECT pg_sleep({ANSWER_AFTER})")
         lan.network.cut()
+        seen.cut = time.monotonic()
         keys = {name: key for key, name in enumerate(sessions) if name in WAITERS}
         _grant_and_look(lan, seen, keys)
     return seen
@@ -137,6 +149,7 @@ def _grant_and_look(lan: Lan, seen: Vanished, keys: dict[str, int]) -> None:
     while expected - seen.watch.freed.keys() and time.monotonic() < deadline:
         for name in list(keys):
             if time.monotonic() >= seen.last[name] + WAITERS[name][1]:
+                seen.unlocked[name] = time.monotonic()
                 lan.witness.execute(f"SELECT pg_advisory_unlock({keys.pop(name)})")
         seen.watch.look()
         time.sleep(0.01)

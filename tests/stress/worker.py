@@ -23,6 +23,7 @@ import advlock
 KEYS = ("red", "green")
 _numbers = itertools.count()
 CROWD = 4  # threads, or tasks, of one client
+PF_EXITING = 0x4  # include/linux/sched.h
 
 
 class Section:
@@ -62,20 +63,16 @@ class Section:
 def _is_alive(marker: Path) -> bool:
     """Tell whether whoever put the marker down still runs.
 
-    The kernel closes the sockets of a killed process, and so frees its locks, a moment before
-    it shows the process as dead.
+    The kernel closes the sockets of a killed process, and so frees its locks, before it shows the
+    process as dead; but it has said before that the process is exiting.
     """
     try:
-        stat = Path(f"/proc/{marker.read_text()}/stat")
-        until = time.monotonic() + 0.2
-        while time.monotonic() < until:
-            if stat.read_text().rpartition(")")[2].split()[0] in "ZX":
-                return False
-            time.sleep(0.005)
+        stat = Path(f"/proc/{marker.read_text()}/stat").read_text()
+        state, *_, flags = stat.rpartition(")")[2].split()[:7]
+        return state not in "ZX" and not int(flags) & PF_EXITING
     except (FileNotFoundError, ProcessLookupError):
         # The process has gone, or, if it was the marker, its owner is alive and took it away.
         return not marker.exists()
-    return True
 
 
 def sync_life(locks: advlock.Locks, directory: Path, dice: random.Random, locked: bool) -> None:

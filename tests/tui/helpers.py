@@ -21,6 +21,7 @@ from advlock.cli.top import _Door
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 
+    import psycopg
     from textual.pilot import Pilot
 
 NOW = datetime(2026, 11, 26, 3, 0, 0, tzinfo=UTC)
@@ -75,6 +76,13 @@ USUAL = snapshot(
     tree("deploy", holder(40, "ci-7", since=ago(95))),
     tree(None, holder(50, host=None, application="psql"), number=42),
 )
+
+
+def is_idle(admin: psycopg.Connection[Any], pid: int) -> bool:
+    """Tell whether a server process has had nothing to do for a while."""
+    query = """SELECT FROM pg_stat_activity WHERE pid = %s AND state = 'idle'
+        AND state_change < clock_timestamp() - interval '0.5 s'"""
+    return admin.execute(query, [pid]).fetchone() is not None
 
 
 class ByHand:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 from clusters import steady_cluster
 from psycopg.conninfo import make_conninfo
-from waiting import eventually
+from waiting import eventually, stop
 
 from advlock.cli._top import _headline
 from advlock.errors import DatabaseUnavailable
 
-from .helpers import ByHand, Screen, run, running
+from .helpers import ByHand, Screen, is_idle, run, running
 from .scene import Scene, make_role
 
 if TYPE_CHECKING:
@@ -174,8 +175,31 @@ def _own_pid(screen: Screen) -> int:
     return int(door._window.pid)
 
 
+async def _stop_its_session(screen: Screen, admin: psycopg.Connection[Any]) -> int:
+    """Stop the server's process between two looks, and have it asked; return the process.
+
+    In the midst of a look it has locks on the server's own tables, and everybody waits for it.
+    """
+    await screen.press("space")
+    pid = _own_pid(screen)
+    await screen.until(lambda: is_idle(admin, pid))
+    stop(pid)
+    try:
+        at = time.monotonic()
+        await screen.press("space")
+        await screen.until(lambda: (screen.app.feed.asking_since or 0) > at)
+    except BaseException:
+        os.kill(pid, signal.SIGCONT)
+        raise
+    return pid
+
+
 def test_a_server_that_does_not_answer(
-    dsn: str, scene: Scene, server: Server, monkeypatch: pytest.MonkeyPatch
+    dsn: str,
+    scene: Scene,
+    admin: psycopg.Connection[Any],
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The screen goes on, says since when it is old, and is there again with the first answer."""
     if server.cluster is None:
@@ -186,7 +210,7 @@ def test_a_server_that_does_not_answer(
     async def test() -> None:
         async with running(dsn) as screen:
             await screen.until(lambda: screen.names == ["nightly"])
-            os.kill(pid := _own_pid(screen), signal.SIGSTOP)
+            pid = await _stop_its_session(screen, admin)
             try:
                 await screen.shows("no answer for")
                 assert screen.names == ["nightly"]
@@ -200,7 +224,9 @@ def test_a_server_that_does_not_answer(
     run(test())
 
 
-def test_quitting_does_not_wait_for_the_server(dsn: str, server: Server) -> None:
+def test_quitting_does_not_wait_for_the_server(
+    dsn: str, admin: psycopg.Connection[Any], server: Server
+) -> None:
     """`q` ends the application while its question is open; the thread ends with the answer."""
     if server.cluster is None:
         pytest.skip("the processes of the server of ADVLOCK_TEST_DSN are out of reach")
@@ -209,9 +235,7 @@ def test_quitting_does_not_wait_for_the_server(dsn: str, server: Server) -> None
 
     async def test() -> None:
         async with running(dsn) as screen:
-            stopped.append(_own_pid(screen))
-            os.kill(stopped[0], signal.SIGSTOP)
-            await screen.until(lambda: screen.app.feed.asking_since is not None)
+            stopped.append(await _stop_its_session(screen, admin))
             await screen.pilot.press("q")
             await screen.until(lambda: not screen.app.is_running)
             screen.app.feed.stop(within=0)
@@ -222,8 +246,9 @@ def test_quitting_does_not_wait_for_the_server(dsn: str, server: Server) -> None
     try:
         run(test())
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(stopped[0], signal.SIGCONT)
+        for pid in stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
     (thread,) = threads
     eventually(lambda: not thread.is_alive())
 
