@@ -145,7 +145,7 @@ def chaos(
         for kind in kinds:
             crew.start(kind)
         until = time.monotonic() + seconds
-        while time.monotonic() < until:
+        while time.monotonic() < until or not (expected or len(verdict.deeds) == len(set(_DEEDS))):
             time.sleep(dice.uniform(0.0, 2 * _TICK))
             if not expected:
                 _strike(crew, session, dice, verdict)

@@ -95,7 +95,7 @@ def test_semaphore_chaos(
     assert most_at_once(rows) <= _ODD, facts
     assert most_at_once(row for row in rows if row.said == _SLOTS) <= _SLOTS, facts
     assert set(DEEDS) == set(nemesis.deeds), facts
-    assert len({row.who for row in rows}) > _WORKERS, facts
+    assert len({row.who for row in rows}) >= _WORKERS, facts
 
 
 def test_unprotected_they_are_more(dsn: str, admin: Connection[Any]) -> None:

@@ -34,10 +34,9 @@ def test_dropped_packets(server: Server, tmp_path: Path, world: str, trust: bool
         successor = stage.enter("direct", world, *arguments)
         stage.await_waiter()
         stage.network.cut()
-        granted = stage.await_event("granted", successor)
         stage.await_event("token", successor)
         if trust:
-            assert stage.await_event("lost", holder) < granted
+            stage.await_event("lost", holder)
             assert check(stage.history.holds()) == []
         else:
             (violation,) = eventually(lambda: check(stage.history.holds()))
