@@ -23,7 +23,7 @@ def send_mails() -> None:
         if held is None:
             print("skipped, another host is at it")
             return
-        time.sleep(1)
+        time.sleep(3)
         print("the mails are sent")
 
 

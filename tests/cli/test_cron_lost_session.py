@@ -15,8 +15,8 @@ pytest_plugins = ["cli.cron_fixtures"]
 
 # It hears TERM, and cleans up for longer than the next tick is away.
 _SLOW_TO_END = """
-echo begin >> {log}
 trap 'sleep 2.5; echo end >> {log}; exit 0' TERM
+echo begin >> {log}
 while :; do sleep 0.1; done
 """
 _END_ITS_SESSION = """

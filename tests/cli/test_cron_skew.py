@@ -21,7 +21,8 @@ pytest_plugins = ["cli.cron_fixtures"]
 
 JOBS = 6
 TICKS = 7
-LATE = 1.5  # seconds that a busy machine may take to start a job; less than the clocks are off
+SKEW = 30  # seconds that the clocks are off
+LATE = 10.0  # seconds that a busy machine may take to start a job; less than that
 _WARNING = re.compile(r"this host's clock is ([\d.]+) s (ahead of|behind) the database's")
 
 
@@ -38,7 +39,7 @@ def skewed(by: str) -> dict[str, str]:
 
 
 def test_clocks_that_are_wrong(crons_once: Crons) -> None:
-    """One of three is two seconds ahead, one behind: each tick runs once, and at its time.
+    """One of three is half a minute ahead, one behind: each tick runs once, and at its time.
 
     Both warn of their clocks, once, and the third has nothing to say.
     """
@@ -46,9 +47,10 @@ def test_clocks_that_are_wrong(crons_once: Crons) -> None:
     record = crons.directory / "record"
     line = f'echo "$ADVLOCK_JOB $ADVLOCK_SCHEDULED_AT $HOST" >> {record}'
     file = crons.file({f"job-{n}": shell(line) for n in range(JOBS)})
+    clocks = {"right": {}, "fast": skewed(f"+{SKEW}s"), "slow": skewed(f"-{SKEW}s")}
     hosts = {
         name: crons.run(file, env=crons.cli.env | {"HOST": name} | clock)
-        for name, clock in {"right": {}, "fast": skewed("+2s"), "slow": skewed("-2s")}.items()
+        for name, clock in clocks.items()
     }
     for scheduler in hosts.values():
         scheduler.ready()
@@ -71,11 +73,11 @@ def test_clocks_that_are_wrong(crons_once: Crons) -> None:
     for name, way in {"fast": "ahead of", "slow": "behind"}.items():
         ((seconds, told_way),) = told[name]
         assert told_way == way
-        assert 1.8 <= float(seconds) < LATE + 2, "as measured, on a busy machine"
+        assert SKEW - 1 < float(seconds) < SKEW + LATE, "as measured, on a busy machine"
 
 
 def _rows(crons: Crons, job: int) -> list[Row]:
-    return [row for row in crons.rows(f"job-{job}") if row.state != "skipped_overlap"]
+    return [row for row in crons.rows(f"job-{job}") if not row.state.startswith("skipped")]
 
 
 def _hosts(record: str) -> set[str]:

@@ -202,7 +202,7 @@ def test_a_hanging_hook_is_ended(cli: Cli, admin: Connection[Any], name: str) ->
     """Either has its time, and the lock is looked after meanwhile."""
     hang = "echo hooked; exec sleep 30"
     started = cli.start(
-        *("lead", "--hook-timeout", "0.3s", "--on-acquire", hang, "--on-release", hang, name),
+        *("lead", "--hook-timeout", "1.5s", "--on-acquire", hang, "--on-release", hang, name),
         *("--", "echo", "never"),
     )
     told = [started.said() for _ in range(8)]
@@ -210,9 +210,11 @@ def test_a_hanging_hook_is_ended(cli: Cli, admin: Connection[Any], name: str) ->
     assert sum("exit code 124" in line for line in told) == 2
     started.send(signal.SIGKILL)
     started.code()
-    patient = cli.start("lead", "-q", "--on-acquire", hang, name, "--", "echo", "never")
+    # Another lock: a hook that has begun meanwhile may keep the first.
+    other = f"{name}-2"
+    patient = cli.start("lead", "-q", "--on-acquire", hang, other, "--", "echo", "never")
     assert patient.said() == "hooked"
-    lose(admin, name)
+    lose(admin, other)
     assert "lost the lead" in patient.said()
     patient.send(signal.SIGTERM)
     assert patient.code() in {Exit.LOST, 128 + signal.SIGTERM}
@@ -250,23 +252,21 @@ def test_a_hook_that_makes_light_of_a_signal(
     eventually(lambda: not sessions(admin, name))
 
 
-def test_a_loss_after_the_end_is_no_loss(cli: Cli, admin: Connection[Any], name: str) -> None:
+def test_a_loss_after_the_end_is_no_loss(
+    cli: Cli, admin: Connection[Any], name: str, tmp_path: Path
+) -> None:
     """The command ended by itself; --on-release was still running."""
+    go = tmp_path / "go"
+    # Until the loss was said; not for ever, should it never be.
+    hook = f"echo releasing; for n in $(seq 400); do [ -e {go} ] && break; sleep 0.05; done"
     started = cli.start(
-        *(
-            "lead",
-            "-q",
-            "--restart",
-            "never",
-            "--on-release",
-            "echo releasing; exec sleep 0.3",
-            name,
-        ),
+        *("lead", "-q", "--restart", "never", "--on-release", hook, name),
         *("--", "sh", "-c", "echo ran; exit 7"),
     )
     assert started.said() == "releasing"
     lose(admin, name)
     assert "the command runs on without it (--on-release)" in started.said()
+    go.touch()
     out, _ = started.process.communicate(timeout=PATIENCE)
     assert (started.code(), out) == (7, b"ran\n")
 

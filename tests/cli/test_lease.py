@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 LEASE = 2.0
 BOUNDS = Bounds(lease=LEASE)
 SEVERAL = 2.2 * LEASE
-BUSY = 1.0  # seconds that a busy machine may take more
+BUSY = 3.0  # seconds that a busy machine may take more
 OPTIONS = ("--lease", f"{LEASE}s")
 
 
@@ -57,7 +57,7 @@ def test_heartbeats_keep_the_lease_and_a_frozen_advlock_loses_it(
     beats = SEVERAL / BOUNDS.heartbeat
     assert beats / 2 < woken < 4 * beats + 5, "a quiet run sleeps"
     started.send(signal.SIGSTOP)
-    assert LEASE - BOUNDS.heartbeat - 0.1 < free_after(admin, name) < LEASE + BUSY
+    assert LEASE - BOUNDS.heartbeat - 0.5 < free_after(admin, name) < LEASE + BUSY
     started.send(signal.SIGCONT)
     assert started.line() == "child got TERM"
     assert started.code() == Exit.LOST
@@ -73,7 +73,7 @@ def test_the_lease_ends_after_kill_9_though_the_command_runs(
     workers = [leased.worker(), control.worker()]
     leased.send(signal.SIGKILL)
     control.send(signal.SIGKILL)
-    assert LEASE - BOUNDS.heartbeat - 0.1 < free_after(admin, name) < LEASE + BUSY
+    assert LEASE - BOUNDS.heartbeat - 0.5 < free_after(admin, name) < LEASE + BUSY
     assert sessions(admin, f"{name}-control")
     for worker in workers:
         assert alive(worker)

@@ -225,7 +225,7 @@ def test_a_wait_for_a_slot_ends_on_time(cli: Cli, name: str) -> None:
     """`-w` bounds the polling for a slot as well."""
     holder = cli.start("run", "--slots", "1", name, "--", *WORKER)
     holder.worker()
-    code, _, err = cli("run", "--slots", "1", "-w", "0.7", name, "--", "true")
+    code, _, err = cli("run", "--slots", "1", "-w", "2", name, "--", "true")
     assert code == Exit.BUSY
     waiting, skipped = err.splitlines()
     assert waiting.startswith(f"advlock: waiting for '{name}': 1 slot taken, held by ")
@@ -244,11 +244,11 @@ def test_the_messages_say_who_holds_it(cli: Cli, name: str) -> None:
     who = HELD_BY_US.format(pid=holder.pid)
     _, _, err = cli("run", "-n", name, "--", "true")
     assert re.fullmatch(f"advlock: skipped '{name}': {who}\n", err)
-    _, _, err = cli("run", "-w", "0.7", name, "--", "true")
+    _, _, err = cli("run", "-w", "2", name, "--", "true")
     assert re.fullmatch(
         f"advlock: waiting for '{name}': {who}\nadvlock: skipped '{name}': {who}\n", err
     )
-    assert cli("run", "-q", "-w", "0.7", name, "--", "true") == (Exit.BUSY, "", "")
+    assert cli("run", "-q", "-w", "2", name, "--", "true") == (Exit.BUSY, "", "")
     holder.send(signal.SIGTERM)
     assert holder.code() == 0
 

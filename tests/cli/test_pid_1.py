@@ -72,7 +72,7 @@ def test_signals_are_forwarded(cli: Cli, name: str, signum: signal.Signals) -> N
 def test_a_container_that_reaps_nothing_does_not_delay_us(cli: Cli, name: str) -> None:
     """Zombies that the first process ignores are not taken for a group that still runs."""
     prefix = (*UNSHARE, sys.executable, "-c", CARELESS)
-    rules = ("--max-runtime", "1.5", "-k", "30")
+    rules = ("--max-runtime", "4", "-k", "30")
     started = cli.start("run", *rules, name, "--", *WORKER, "--fork", prefix=prefix)
     started.lines(4)
     assert started.code() == 124

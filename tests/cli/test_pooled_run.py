@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["conformance.pooled_fixtures"]
 
 LEASE = 2.0
-BUSY = 1.0  # seconds that a busy machine may take more
+BUSY = 3.0  # seconds that a busy machine may take more
 MODES = ["transaction", "session"]
 PRINT = ("sh", "-c", 'echo "$ADVLOCK_NAME $ADVLOCK_TOKEN $ADVLOCK_SLOT"')
 
@@ -75,7 +75,7 @@ def test_it_runs_and_gives_the_commands_code(
     assert pooled("run", name, "--", "sh", "-c", "kill -9 $$")[0] == 128 + signal.SIGKILL
     assert pooled("run", name, "--", "/nonexistent")[0] == Exit.NOT_FOUND
     assert pooled("run", "-o", name, "--", "true")[0] == 0
-    assert not sessions(admin, name)
+    is_free(admin, name)
 
 
 def test_it_excludes_others_on_every_way(
@@ -127,7 +127,7 @@ def test_it_waits_and_gets_it(pooled: Cli, admin: Connection[Any], name: str) ->
     assert waiter.line().startswith(name)
     assert time.monotonic() - freed < 2 * BUSY
     assert waiter.code() == 0
-    assert not sessions(admin, name)
+    is_free(admin, name)
 
 
 def test_killed_alone_it_leaves_the_lock_to_the_command(
@@ -157,7 +157,7 @@ def test_a_lease_bounds_that(pooled: Cli, admin: Connection[Any], name: str) -> 
     assert is_free(admin, f"{name}-o") < BUSY
     leased.send(signal.SIGKILL)
     took = is_free(admin, name, within=LEASE + BUSY)
-    assert took > LEASE - Bounds(lease=LEASE).heartbeat - 0.2
+    assert took > LEASE - Bounds(lease=LEASE).heartbeat - 0.5
     for worker in workers:
         assert alive(worker)
         os.kill(worker, signal.SIGKILL)

@@ -138,7 +138,7 @@ def test_ctrl_z_stops_a_command_in_another_session(cli: Cli, name: str) -> None:
 
 def test_a_stopped_command_hears_of_its_end(cli: Cli, name: str) -> None:
     """A command that is stopped when its time is over is continued, so that TERM reaches it."""
-    started = cli.start("run", "--max-runtime", "1.5", "-k", "15", name, "--", *WORKER)
+    started = cli.start("run", "--max-runtime", "4", "-k", "15", name, "--", *WORKER)
     os.kill(started.worker(), signal.SIGSTOP)
     assert started.line() == "child got TERM"
     assert started.code() == 124

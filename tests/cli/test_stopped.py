@@ -17,7 +17,7 @@ from .helpers import WORKER, Cli, Running, sessions, state
 if TYPE_CHECKING:
     from psycopg import Connection
 
-LIVENESS = 4.0
+LIVENESS = 6.0
 BOUNDS = Bounds(LIVENESS)
 OPTIONS = ("--liveness", f"{LIVENESS}s")
 

@@ -40,9 +40,18 @@ def due(hand: Hand, ticks: int = 1) -> Hand:
     return hand
 
 
+AT = {"minute": 0}  # past each hour
+
+
+@pytest.fixture(autouse=True)
+def half_an_hour_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All jobs of a test are due at the same time, also if a minute ends while they are made."""
+    monkeypatch.setitem(AT, "minute", (now().minute + 30) % 60)
+
+
 def hourly(name: str = "j", **policies: Any) -> Any:
     """Make a job of which `due` knows when it is due: in half an hour, so not by itself."""
-    return job(name, f"{(now().minute + 30) % 60} * * * *", **policies)
+    return job(name, f"{AT['minute']} * * * *", **policies)
 
 
 def claimed(hands: Hands, **policies: Any) -> tuple[Hand, Claim]:
@@ -200,15 +209,16 @@ def test_who_holds_the_lock_puts_down_the_one_before_as_lost(hands: Hands, rows:
 
 def test_nothing_starts_while_the_one_before_may_go_on(hands: Hands, rows: Rows) -> None:
     """All sessions have ended since it began: its host may not know it yet, for a while."""
-    age = "SELECT clock_timestamp() - pg_postmaster_start_time() > interval '3s'"
-    eventually(lambda: rows.ask(age))  # a server that was just started is a reason for doubt, too
-    hand, before, claim = two_ticks(hands, kill_after=-8.0)  # so the doubt is over after 2 s
+    age = "SELECT clock_timestamp() - pg_postmaster_start_time() > interval '7s'"
+    # A server that was just started is a reason for doubt, too.
+    eventually(lambda: rows.ask(age), within=10)
+    hand, before, claim = two_ticks(hands, kill_after=-4.0)  # so the doubt is over after 6 s
     assert hand.begin(claim, line=now()) is Begun.DOUBT
     assert rows() == ["running", "claimed"]
     assert rows.of("j", "losses", before.scheduled_at) == 0
     rows.set("UPDATE advlock.cron_run SET started_at = started_at - interval '1 minute'")
     assert hand.begin(claim, line=now() - timedelta(seconds=1.5)) is Begun.DOUBT
-    assert hand.begin(claim, line=now() - timedelta(seconds=2.1)) is Begun.YES
+    assert hand.begin(claim, line=now() - timedelta(seconds=6.1)) is Begun.YES
 
 
 def test_a_run_that_began_after_the_line_is_in_no_doubt(hands: Hands, rows: Rows) -> None:
@@ -309,7 +319,7 @@ def test_the_rows_of_another_file_are_left_alone(hands: Hands, rows: Rows) -> No
 
 def test_who_looked_too_long_ago_decides_nothing(hands: Hands, rows: Rows) -> None:
     """Ten seconds between a look and its word are too many: nothing is claimed or lost."""
-    hand = due(hands(job("j", "@every 1s")))
+    hand = due(hands(hourly()))
     mark = rows.ask("SELECT decided_until FROM advlock.cron_set")
     rows.set("UPDATE advlock.cron_set SET decided_until = decided_until - interval '1 hour'")
     hand.ahead = -timedelta(seconds=10.5)
@@ -454,7 +464,7 @@ def test_moves_in_any_order_do_deadlock(hands: Hands, rows: Rows) -> None:
     def plan(first: Any, second: Any) -> Any:
         moves = [Move(Active("j", tick, "queued"), "lost", "x") for tick in (first, second)]
         steps = [Step(_sql.MOVE, (_act.move_rows([move]),)) for move in moves]
-        slow = Step("SELECT pg_catalog.pg_sleep(0.3)")
+        slow = Step("SELECT pg_catalog.pg_sleep(1.5)")
         yield Script((steps[0], slow, steps[1]))
 
     with ThreadPoolExecutor(2) as pool:

@@ -28,7 +28,14 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["conformance.pooled_fixtures"]
 
-OVER = "SELECT count(*) FROM advlock.cron_run WHERE job = %s AND finished_at IS NOT NULL"
+# What was skipped has not run: a machine that stalls for a second skips a tick.
+OVER = """
+SELECT count(*) FROM advlock.cron_run
+WHERE job = %s AND finished_at IS NOT NULL AND state NOT LIKE 'skipped%%'
+"""
+DECIDED = (
+    "SELECT array_agg(scheduled_at ORDER BY scheduled_at) FROM advlock.cron_run WHERE job = %s"
+)
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -63,6 +70,11 @@ def rows(pools: Pools) -> Rows:
 def over(rows: Rows, job: str, count: int = 1) -> Callable[[], bool]:
     """Whether so many ticks of a job are over."""
     return lambda: _exists(rows) and rows.ask(OVER, job) >= count
+
+
+def ran(rows: Rows, job: str = "j") -> list[str]:
+    """The states of those ticks of a job that were not skipped, in their order."""
+    return [state for state in rows(job) if not state.startswith("skipped")]
 
 
 def _exists(rows: Rows) -> bool:
@@ -101,9 +113,9 @@ def ticks_once(world: World, where: str, rows: Rows) -> None:
     seen = Counter((run.job, run.scheduled_at) for run in world.calls)
     assert set(seen.values()) == {1}
     for name in names:
-        ticks = sorted(run.scheduled_at for run in world.ran(name))
+        ticks = rows.ask(DECIDED, name)
         assert ticks == [ticks[0] + timedelta(seconds=number) for number in range(len(ticks))]
-        assert rows(name) == ["succeeded"] * len(ticks)
+        assert ran(rows, name) == ["succeeded"] * len(world.ran(name))
 
 
 def test_each_tick_runs_once(world: World, dsn: str, rows: Rows) -> None:
@@ -161,10 +173,11 @@ def test_what_goes_wrong_is_in_the_history(world: World, dsn: str, rows: Rows) -
     with world.running(one):
         eventually(over(rows, "bad", 2), within=10)
         eventually(over(rows, "good", 2), within=10)
-    assert set(rows("bad")) == {"failed"}
-    assert set(rows("good")) == {"succeeded"}
-    assert rows.of("bad", "reason").startswith("ValueError: no ink ?")
-    tail = rows.of("bad", "output")
+    assert set(ran(rows, "bad")) == {"failed"}
+    assert set(ran(rows, "good")) == {"succeeded"}
+    tick = world.ran("bad")[0].scheduled_at
+    assert rows.of("bad", "reason", tick).startswith("ValueError: no ink ?")
+    tail = rows.of("bad", "output", tick)
     assert tail.startswith("Traceback (most recent call last):")
     assert 'raise ValueError("no ink' in tail
 
@@ -214,13 +227,15 @@ def test_overlap_is_skipped_queued_or_allowed(world: World, dsn: str, rows: Rows
                 "SELECT reason FROM advlock.cron_run WHERE state = 'skipped_overlap' LIMIT 1"
             )
             assert skipped.startswith("its lock is held by")
-            waits = world.ran("queue")[0].scheduled_at + timedelta(seconds=1)
+            waits = rows.ask(
+                "SELECT min(scheduled_at) FROM advlock.cron_run"
+                " WHERE job = 'queue' AND state = 'queued'"
+            )
             done.set()
             eventually(lambda: rows.of("queue", "state", waits) == "succeeded")
     finally:
         done.set()  # also when a test failed
-    ran = [run.scheduled_at for run in world.ran("queue")]
-    assert ran[1] == waits
+    assert world.ran("queue")[1].scheduled_at == waits
 
 
 def test_a_later_tick_replaces_an_earlier_run(tasks: World, dsn: str, rows: Rows) -> None:
@@ -333,12 +348,14 @@ def test_jitter_delays_a_tick_and_loses_none(tasks: World, dsn: str, rows: Rows)
     with tasks.running(*crew):
         eventually(over(rows, "shaken", 3), within=12)
     job = crew[0]._functions._jobs["shaken"]
-    ticks = [run.scheduled_at for run in tasks.ran("shaken")]
+    ticks = rows.ask(DECIDED, "shaken")
     assert ticks == [ticks[0] + timedelta(seconds=2 * number) for number in range(len(ticks))]
-    for tick in ticks:
+    runs = [run.scheduled_at for run in tasks.ran("shaken")]
+    assert len(runs) == len(set(runs))
+    for tick in runs:
         wait = (job.due(tick) - tick).total_seconds()
         late = rows.of("shaken", "extract(epoch FROM started_at - scheduled_at)::float8", tick)
-        assert wait <= late < wait + 1
+        assert wait <= late < wait + 3
 
 
 # -- the end ---------------------------------------------------------------------------------------
@@ -357,7 +374,7 @@ def test_stop_waits_for_what_runs(world: World, dsn: str, rows: Rows) -> None:
     done.set()
     call.result(5)
     assert len(world.calls) == 1
-    assert rows() == ["succeeded"]
+    assert ran(rows) == ["succeeded"]
     assert rows.ask("SELECT count(*) FROM advlock.cron_host") == 0
 
 
@@ -370,7 +387,7 @@ def test_leaving_the_block_after_stop_waits_too(world: World, dsn: str, rows: Ro
         eventually(lambda: world.calls)
         one.stop()
         threading.Timer(0.5, done.set).start()
-    assert rows() == ["succeeded"]
+    assert ran(rows) == ["succeeded"]
 
 
 def test_what_does_not_end_in_time_is_cancelled(tasks: World, dsn: str, rows: Rows) -> None:
@@ -382,8 +399,9 @@ def test_what_does_not_end_in_time_is_cancelled(tasks: World, dsn: str, rows: Ro
     eventually(lambda: tasks.calls)
     one.stop()
     assert timed(lambda: call.result(5)) < 3
-    assert rows() == ["lost"]
-    assert rows.of("j", "reason") == "stopped together with its scheduler"
+    assert ran(rows) == ["lost"]
+    tick = tasks.calls[0].scheduled_at
+    assert rows.of("j", "reason", tick) == "stopped together with its scheduler"
     assert tasks.ended
 
 
@@ -396,7 +414,7 @@ def test_to_cancel_run_stops_at_once(tasks: World, dsn: str, rows: Rows) -> None
     eventually(lambda: tasks.calls)
     call.cancel()
     eventually(lambda: tasks.ended)
-    eventually(lambda: rows() == ["lost"])
+    eventually(lambda: ran(rows) == ["lost"])
     eventually(lambda: not holds(rows, "j"))
     eventually(lambda: rows.ask("SELECT count(*) FROM advlock.cron_host") == 0)
 

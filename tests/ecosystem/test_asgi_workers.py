@@ -45,7 +45,10 @@ SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted
 AND classid::bigint << 32 | objid::bigint = hashtextextended('scheduler', 0)
 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
-_STAND_BY = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+_STAND_BY = """
+SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 
 Admin = psycopg.Connection[Any]
 Tick = tuple[int, int, float]

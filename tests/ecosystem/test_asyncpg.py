@@ -99,7 +99,7 @@ async def check_a_timeout_costs_only_the_wait(dsn: str, rival: Admin) -> None:
         begin = time.monotonic()
         with pytest.raises(LockTimeout) as caught:
             await xact_lock(mine, NAME, wait="50ms")
-        assert 0.045 < time.monotonic() - begin < 1.0
+        assert 0.045 < time.monotonic() - begin < 2.5
         assert [holder.pid for holder in caught.value.holders] == [rival.info.backend_pid]
         assert not waiting(rival, NAME)
         assert await mine.fetchval("SHOW lock_timeout") == "3s"

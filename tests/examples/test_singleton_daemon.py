@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 PATIENCE = 30.0  # seconds, on a busy machine
 HOSTS = 3
-_STANDBYS = "SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+_STANDBYS = """
+SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted
+  AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
 # Its row is locked as long as nobody ends that transaction.
 _HALF_WAY = """
 SELECT FROM pg_stat_activity WHERE datname = current_database() AND backend_xid IS NOT NULL

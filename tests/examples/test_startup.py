@@ -26,6 +26,7 @@ WHERE application_name LIKE 'advlock:once:schema-v1 %~%' AND datname = current_d
 _HOLDER = """
 SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted
 AND objid = (hashtextextended('once:schema-v1', 0) & 4294967295)::oid
+AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 
 
