@@ -4,11 +4,32 @@ from __future__ import annotations
 
 import os
 import time
+import uuid
+from pathlib import Path
+from typing import Any
 
 import psycopg
 from celery import Celery
+from kombu.transport import filesystem
+from kombu.utils.json import dumps
 
 from advlock.celery import single_task
+
+
+class Channel(filesystem.Channel):  # type: ignore[misc] # it has no types
+    """A directory with messages, of which none can be read before it is whole.
+
+    Kombu's own makes the file, and then writes: read in between, the message is lost.
+    """
+
+    def _put(self, queue: str, payload: Any, **_: Any) -> None:
+        name = f"{time.monotonic_ns() // 1_000_000}_{uuid.uuid4()}.{queue}"
+        part = Path(self.data_folder_out, f"{name}.part")
+        part.write_text(dumps(payload))
+        part.rename(part.with_name(f"{name}.msg"))
+
+
+filesystem.Transport.Channel = Channel
 
 app = Celery("celery_work", broker="filesystem://", backend=f"file://{os.environ['QUEUE']}")
 app.conf.update(
