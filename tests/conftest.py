@@ -39,6 +39,7 @@ _NEWEST_ONLY = (
     "conformance/test_connections",
     "conformance/test_controls",
     "conformance/test_fakes",
+    "conformance/test_handlers",
     "conformance/test_interrupted_hold",
     "conformance/test_interrupted_watch",
     "conformance/test_interruptions",

@@ -277,10 +277,10 @@ class AsyncCore(Client):
         session.look_after()  # its timer may have fired since the answer, and seen nothing to do
 
     def _session_lost(self, session: AsyncSession, unanswered: list[Op]) -> None:
+        lost = self._ledger.carried(session)
         for op in unanswered:
             _wake_all(self._ledger.unanswered(op))
-        lost, woken = self._ledger.forget(session)
-        _wake_all(woken)
+        _wake_all(self._ledger.lose(lost))
         tell_lost(self, lost, self._call_soon)
 
     def _call_soon(self, function: Callable[..., object], *args: object) -> None:

@@ -35,13 +35,18 @@ class Books(Client):
 
     def _check_open(self) -> None:
         super()._check_open()
-        self._check_no_handler()
+        self._check_no_handler(self._sessions.shared)
 
-    def _check_no_handler(self) -> None:
-        if self._mutex._is_owned():
+    def _check_no_handler(self, session: Session | None) -> None:
+        if self._in_a_handler(session):
             raise LockError(INTERRUPTED)
-        if (shared := self._sessions.shared) is not None:
-            shared.refuse_to_nest()
+
+    def _in_a_handler(self, session: Session | None) -> bool:
+        """Whether our own thread, interrupted, has what we would wait for."""
+        books, sessions = self._mutex, self._sessions._mutex
+        if books._is_owned() or sessions._is_owned():
+            return True
+        return session is not None and session.nests()
 
     def _check_held(self, ticket: Ticket) -> None:
         if ticket.state is HELD and ticket.session.lost is not None:
@@ -80,15 +85,16 @@ class Books(Client):
     def _book_loss(self, session: Session, unanswered: list[Op]) -> None:
         """Book the end of a session; called again after an interruption, it goes on from there."""
         with self._mutex:
+            noted = {*session.casualties}
+            new = [t for t in self._ledger.carried(session) if t not in noted]
+            session.casualties += new
             woken = [t for op in unanswered for t in self._ledger.unanswered(op)]
-            lost = session.casualties
-            noted = set(lost)
-            lost.extend(t for t in self._ledger.carried(session) if t not in noted)
-            woken += self._ledger.lose(lost)
+            woken += self._ledger.lose([*noted, *new])
         wake_all(woken)
-        if lost:
+        if session.casualties and (new or not session.telling):
             # We may be the watcher, and the log and callbacks are somebody else's code.
-            apart(tell_lost, self, lost, apart)
+            apart(tell_lost, self, session.casualties, apart)
+            session.telling = True
 
     def _carried(self, session: Session) -> list[Ticket]:
         with self._mutex:

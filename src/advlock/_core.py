@@ -6,7 +6,7 @@ import _thread
 import contextlib
 import threading
 import time
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from advlock import _observe, _plan
 from advlock._all import release_all
@@ -33,6 +33,11 @@ if TYPE_CHECKING:
     from advlock.errors import LockTimeout
 
 R = TypeVar("R")
+
+_LATER: Final = (
+    "a signal handler cannot wait for a release in the middle of a request of the thread that it "
+    "interrupts; the lock is released as soon as that is through"
+)
 
 
 class Core(Books):
@@ -197,6 +202,7 @@ class Core(Books):
         if not held._open:
             msg = f"{held!r} is not held any more"
             raise LockNotHeld(msg)
+        self._let_no_handler_wait(held)
         self._release(held._ticket)
         held._open = False
         if held._ticket.watched is not None:
@@ -207,6 +213,7 @@ class Core(Books):
         if not held._open:
             msg = f"{held!r} is not held any more"
             raise LockNotHeld(msg)
+        self._let_no_handler_wait(held)
         op = None
         if self._is_last(held._ticket):
             op = self._ledger.release_op(held._ticket)
@@ -214,11 +221,17 @@ class Core(Books):
         held._open = False
         return op
 
+    def _let_no_handler_wait(self, held: Held) -> None:
+        ticket = held._ticket
+        if ticket.state is HELD and self._in_a_handler(ticket.session):
+            held._open = False
+            self._drop(ticket)
+            raise LockError(_LATER)
+
     def _is_last(self, ticket: Ticket) -> bool:
         """Whether releasing means the server, and not one of several holds of one lock."""
         if ticket.state is FORKED:
             return False
-        self._check_no_handler()
         if ticket.depth > 1:
             ticket.depth -= 1
             return False
@@ -337,6 +350,7 @@ class Core(Books):
 
     def _token(self, ticket: Ticket) -> int:
         if ticket.token is None:
+            self._check_no_handler(ticket.session)
             self._check_held(ticket)
             try:
                 token = self._beside(ticket.session, _plan.token())

@@ -26,12 +26,21 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 INTERRUPTED: Final = (
-    "a signal handler cannot take or release locks in the middle of a request of the thread that "
-    "it interrupts; have a thread do it (a handler may look: Held.lost)"
+    "a signal handler cannot use the client in the middle of a request of the thread that it "
+    "interrupts; have a thread do it (a handler may look: Held.lost)"
 )
 
 _LARGEST_BATCH = 500
 _LOOK_UP = 250.0  # milliseconds of silence after which to look whether to go on
+
+
+class Caller:
+    """Somebody who takes the turn for something else than an `Op`."""
+
+    __slots__ = ("asker",)
+
+    def __init__(self) -> None:
+        self.asker = _thread.get_ident()
 
 
 class Engine:
@@ -61,6 +70,8 @@ class Engine:
         self._ears = select.poll()  # for looks: nothing but what the server says
         self._ears.register(wire.fd, select.POLLIN)
         self._pending: deque[Op] = deque()
+        self._turn: dict[str, Caller | Op] = {}  # whose it is, under "owner"
+        self._rescued: object = None  # who left it to a rescuer
         # What the owner of the turn is in the middle of, so that a rescuer can go on from there.
         self._busy = False  # a request was sent whose answer is not booked yet
         self._ops: list[Op] = []  # what it asked, if it is a combined request
@@ -74,6 +85,7 @@ class Engine:
         self._doomed: str | None = None  # why it is to end as soon as its user leaves
         self._distrusted = False  # what it carries is not believed in any more
         self.casualties: list[Any] = []  # the tickets lost with it, until their holders are told
+        self.telling = False  # somebody is at that
 
     # -- the loop --------------------------------------------------------------------------------
 
@@ -165,9 +177,16 @@ class Engine:
             self._end("the server says that it did not hold a lock that was released")
         self._busy = False
 
+    def nests(self) -> bool:
+        """Whether we are in a signal handler that interrupts who has the turn: our own thread."""
+        owner = self._turn.get("owner")
+        if owner is None or owner is self._rescued:
+            return False
+        return owner.asker == _thread.get_ident()
+
     def refuse_to_nest(self) -> None:
-        """Refuse a request of whoever interrupts the thread that waits for an answer: for ever."""
-        if self._taker == _thread.get_ident():
+        """Refuse to wait for a turn that our own thread has: that would be for ever."""
+        if self.nests():
             raise LockError(INTERRUPTED)
 
     def carried(self) -> Sequence[object]:
@@ -281,6 +300,10 @@ class Engine:
                 return True
             self.distrust(f"no word from the server for {self.pulse.bounds.trust:.1f} s")
         return False
+
+    def doom(self, reason: str) -> None:
+        """Have the session end as soon as whoever talks to the server is through."""
+        self._doomed = self._doomed or reason
 
     def distrust(self, why: str) -> None:
         """Stop believing, for good; the session ends as soon as its user leaves."""

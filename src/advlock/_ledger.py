@@ -104,6 +104,7 @@ class Op:
     """One thing asked of the server about one ticket: a try, or its release."""
 
     __slots__ = (
+        "asker",
         "code",
         "deserted",
         "done",
@@ -121,6 +122,7 @@ class Op:
         self.ticket = ticket
         self.session = session
         self.code = code
+        self.asker = 0  # the thread that waits for it
         self.releases = code & 3 >= _sql.UNLOCK  # tells an unlock from a try
         self.value = ticket.key.value
         self.taken = False
@@ -273,11 +275,6 @@ class Ledger:
         if left or (ticket.state is ASKING and ticket.op is None):
             return self._leave(ticket, GONE)
         return NOBODY
-
-    def forget(self, session: object) -> tuple[list[Ticket], list[Ticket]]:
-        """Book the end of `session`: return the tickets lost with it, and those to wake."""
-        lost = self.carried(session)
-        return lost, self.lose(lost)
 
     def lose(self, lost: Iterable[Ticket]) -> list[Ticket]:
         """Book these as lost; return those to wake. Called again, it says so again."""

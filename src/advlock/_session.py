@@ -20,7 +20,7 @@ import psycopg
 from advlock import _watch
 from advlock._clock import now
 from advlock._connect import PATIENCE
-from advlock._engine import Engine
+from advlock._engine import Caller, Engine
 from advlock._plan import Expired, SessionLost
 from advlock._waiter import new_waiter, wait_until, wake
 from advlock._wire import HUNG_UP
@@ -55,11 +55,10 @@ class Session(Engine):
         carried: Callable[[Any], Sequence[object]] | None = None,
     ) -> None:
         super().__init__(wire, pulse, settle, on_lost, carried)
-        self._heart = object()  # in whose name heartbeats take the turn
+        self._heart = Caller()  # in whose name heartbeats take the turn
+        self._heart.asker = 0  # nobody's, in particular
         self._reader: dict[str, object] = {}  # who takes the answer to one
-        self._turn: dict[str, object] = {}
         self._callers: deque[Any] = deque()  # who waits for the turn without an op
-        self._rescued: object = None  # who left the turn to a rescuer
         self._claims: dict[object, object] = {}  # which rescuer it is
         self.errand: Callable[[Session], object] | None = None  # of whoever looks after it
 
@@ -101,14 +100,14 @@ class Session(Engine):
     def _ask(self, op: Op, deadline: float | None, *, queued: bool = False) -> None:
         try:
             self.refuse_to_nest()
+            op.asker = _thread.get_ident()
             if not queued:
                 self._pending.append(op)
             while not op.done:
                 if self._turn.setdefault("owner", op) is op:
                     self._run_batch(deadline)
                 elif op.waiter is None:
-                    # The turn must be tried once more after the waiter is there to be seen:
-                    # whoever had it may have looked for somebody to wake in between.
+                    # And try once more: whoever had the turn may just have looked whom to wake.
                     op.waiter = new_waiter()
                 else:
                     wait_until(op.waiter, deadline)
@@ -130,11 +129,12 @@ class Session(Engine):
             Expired: `deadline` passed before it was through.
             SessionLost: the session ended.
         """
-        me = object()
+        me = Caller()
         verdict: R = self._guarded(me, self._fetch, me, plan, deadline)
         return verdict
 
-    def _fetch(self, me: object, plan: _plan.SessionPlan[R], deadline: float | None) -> R:
+    def _fetch(self, me: Caller, plan: _plan.SessionPlan[R], deadline: float | None) -> R:
+        self.refuse_to_nest()
         self._take_turn(me, deadline)
         self._ops, self._verdicts = [], None
         return self._drive(plan, deadline)
@@ -145,7 +145,7 @@ class Session(Engine):
         # the heartbeats from it.
         if self.lost is None and (self.wire.has_news() or self._reader or self._taking):
             self._let_it_be_heard()
-            me = object()
+            me = Caller()
             self._guarded(me, self._look, me)
         return self.lost is None and not self._distrusted
 
@@ -169,7 +169,7 @@ class Session(Engine):
             return False  # we are a signal handler's, and it cannot go on before us
         return self._taking or (bool(self._turn) and self.wire.has_news())
 
-    def _look(self, me: object) -> None:
+    def _look(self, me: Caller) -> None:
         if self._turn.setdefault("owner", me) is not me:
             # Somebody talks to the server, and will find out; but perhaps not before we believe.
             if self.wire.is_cut():
@@ -262,7 +262,7 @@ class Session(Engine):
 
     # -- turns -----------------------------------------------------------------------------------
 
-    def _guarded(self, me: object, work: Callable[..., Any], *args: Any, **how: Any) -> Any:
+    def _guarded(self, me: Caller | Op, work: Callable[..., Any], *args: Any, **how: Any) -> Any:
         left = False
         try:
             try:
@@ -275,7 +275,7 @@ class Session(Engine):
                 self._leave(me)
             raise
 
-    def _take_turn(self, me: object, deadline: float | None) -> None:
+    def _take_turn(self, me: Caller, deadline: float | None) -> None:
         while self._turn.setdefault("owner", me) is not me:
             waiter = new_waiter()
             self._callers.append(waiter)
@@ -283,7 +283,7 @@ class Session(Engine):
                 return
             wait_until(waiter, deadline)
 
-    def _leave(self, me: object) -> None:
+    def _leave(self, me: Caller | Op) -> None:
         """Pass the turn on, if it is ours. May be called again, and by those who never had it.
 
         If a request is still under way, a rescuer gets the turn until that is through.
@@ -321,7 +321,7 @@ class Session(Engine):
         if self.wire.pinned and self.wire.restless and not self.carried():
             _watch.prod()  # its transaction need not go on
 
-    def _rescue(self, me: object) -> None:
+    def _rescue(self, me: Caller | Op) -> None:
         """See a request through that its sender left; the turn came with it."""
         claim = object()
         if self._claims.setdefault(me, claim) is not claim:
@@ -342,7 +342,7 @@ class Session(Engine):
             del self._claims[me]
 
     def _run_pending(self) -> None:
-        me = object()
+        me = Caller()
         try:
             while self._pending and self._turn.setdefault("owner", me) is me:
                 self._run_batch(None)
@@ -368,20 +368,20 @@ class Session(Engine):
 
     # -- the end ----------------------------------------------------------------------------------
 
-    def doom(self, reason: str) -> None:
-        """Have the session end as soon as whoever talks to the server is through."""
-        self._doomed = self._doomed or reason
-
     def close(self, reason: str) -> None:
         """End the session, after what is in flight; a wait on the server is cut short."""
         self.doom(reason)
+        if self.nests():  # then whom we interrupt does it
+            if self._patient:
+                self.wire.cancel()
+            return
         if self.listening:
             _watch.prod()  # it need not wait for the answer to its heartbeat
-        me = object()
+        me = Caller()
         with contextlib.suppress(Expired):
             self._guarded(me, self._close, me, time.monotonic() + PATIENCE)
 
-    def _close(self, me: object, limit: float) -> None:
+    def _close(self, me: Caller, limit: float) -> None:
         while True:
             if self._patient:
                 # Again and again: a cancel that comes before the wait has begun cancels nothing.

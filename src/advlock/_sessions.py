@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from advlock import _plan, _watch
 from advlock._backoff import Backoff
-from advlock._client import POOL_STAYS_FULL
+from advlock._client import POOL_STAYS_FULL, Client
 from advlock._connecting import Connecting
 from advlock._plan import Expired, Refused, SessionLost
 from advlock._recording import look_in
@@ -70,7 +70,7 @@ class Sessions:
         deadline = self._client._at_least(deadline, time.monotonic())
         while (shared := self.shared) is None:
             with self._mutex:
-                self._client._check_open()
+                Client._check_open(self._client)  # and not whether the mutex is ours: it is
                 pause = self._backoff.pause(time.monotonic())
                 if self._connecting is None and not pause and self.shared is None:
                     self._connecting = self._start(self._connected)
@@ -244,7 +244,7 @@ class Sessions:
         sessions = [one for one in everything if isinstance(one, Session)]
         limit = time.monotonic() + _GOODBYE
         for session in sessions:
-            if holds(session):
+            if holds(session) and not session.nests():
                 patience = max(limit, time.monotonic() + _GOODBYE / 10)
                 with contextlib.suppress(SessionLost, Expired, Refused):
                     session.fetch(_plan.unlock_all(), patience)

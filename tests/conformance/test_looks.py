@@ -6,7 +6,6 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from routes import direct_only
 from waiting import aeventually
 
 from advlock import LockError, LockLost, Locks
@@ -115,13 +114,3 @@ async def test_a_signal_handler_cannot_ask_while_its_thread_reads(
         assert all("signal handler" in one for one in results), results
     client.close()
     await no_locks(admin)
-
-
-@direct_only("a pooler takes its time to pass the end on")
-async def test_a_look_at_every_moment_finds_the_end(dsn: str, name: str) -> None:
-    """Wherever it comes: the look sees it, the holder is told once, and others go on."""
-    async with program("look_at_each_moment.py", dsn, dsn, name) as process:
-        moments, _, wrong = (await process.says()).partition(" ")
-        code, words = await process.ends()
-    assert (code, wrong) == (0, ""), words[-3000:]
-    assert int(moments) > 100

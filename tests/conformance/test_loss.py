@@ -14,6 +14,7 @@ from routes import not_pinned
 from waiting import aeventually
 
 from advlock import LockError, LockLost, LockNotHeld
+from advlock._session import Session
 
 from .helpers import entries, holding, is_waiting, no_locks, one, soon, terminate
 
@@ -71,6 +72,22 @@ async def test_a_loss_nobody_looked_for_is_raised_at_the_end(
             await actor.within(way, world.defines(body))
     with pytest.raises(LockLost):
         await actor.within(client.hold_all([name, f"{name}-2"]), world.defines(body))
+
+
+async def test_a_release_that_finds_the_end_tells_it(
+    world: World, dsn: str, name: str, admin: Admin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only by raising: whoever listens, and the log, hear of the loss, once."""
+    monkeypatch.setattr(Session, "tend", lambda _: 60.0)  # or the watcher finds it first
+    client, actor = world.client(dsn), world.actor()
+    context, told = client.hold(name), []
+    held = await actor.enter(context)
+    held.on_lost(told.append)
+    terminate(admin, *holding(admin, name))
+    with pytest.raises(LockLost):
+        await actor.exit(context)
+    await aeventually(lambda: told)
+    assert told == [held]
 
 
 async def test_the_bodys_exception_stays_on_top(

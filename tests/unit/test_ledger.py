@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import Phase, settings
@@ -20,6 +20,9 @@ from unit.model import ModelServer
 from advlock._key import Key
 from advlock._ledger import ASKING, GONE, HELD, LOST, QUEUED, RELEASING, Ledger, Op, Ticket
 from advlock.errors import TooManyLocks
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 KEYS = [Key.of("a"), Key.of("b"), Key.of((1, 2))]
 STRANGER = "another client's session"
@@ -128,9 +131,10 @@ class LedgerMachine(RuleBasedStateMachine):
         self.late[session] = gone
 
     def book(self, session: str) -> None:
+        lost = self.ledger.carried(session)
         for op in self.late.pop(session):
             self.ledger.unanswered(op)
-        self.ledger.forget(session)
+        self.ledger.lose(lost)
 
     @rule()
     def the_shared_session_dies_while_nobody_may_book_it(self) -> None:
@@ -234,8 +238,8 @@ class _BooksLateWhatIsAskedAgain(Ledger):
 
 
 class _StaysHeldWhenTheSessionDies(Ledger):
-    def forget(self, session: object) -> Any:
-        return [], []
+    def lose(self, lost: Iterable[Ticket]) -> Any:
+        return []
 
 
 @pytest.mark.parametrize(
