@@ -51,7 +51,7 @@ def test_somebody_else_holds_it(advlock_memory: MemoryServer) -> None:
     locks = advlock_memory.locks()
     rival = advlock_memory.hold("job")
     with pytest.raises(LockTimeout, match="held by somebody else") as caught:
-        locks.hold("job", wait=0.05).__enter__()
+        locks.hold("job", wait=1).__enter__()
     assert [one.pid for one in caught.value.holders] == [rival.pid]
     waiting = locks.hold("job", wait=20)
     entered = in_a_thread(waiting.__enter__)
