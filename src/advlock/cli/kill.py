@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -117,13 +119,27 @@ def _confirmed(question: str, command: str) -> bool:
         )
     os.write(2, marked(question).rstrip(b"\n") + b" [y/N] ")
     try:
-        answer = sys.stdin.readline()
+        answer = _line()
     except KeyboardInterrupt:
         os.write(2, b"\n")
         raise
     if not answer:
         os.write(2, b"\n")
     return answer.strip().casefold() in {"y", "yes"}
+
+
+def _line() -> str:
+    """Read a line; a signal is heard, too, that comes just before the read begins to wait."""
+    heard, tell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    before = signal.set_wakeup_fd(tell)
+    try:
+        while sys.stdin not in select.select([sys.stdin, heard], [], [])[0]:
+            os.read(heard, 64)
+        return sys.stdin.readline()
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(heard)
+        os.close(tell)
 
 
 class _Deed:
