@@ -84,7 +84,8 @@ class BaseHeld:
         Looks at the socket and at the clock. False means that the server confirmed the session
         within the client's time of trust, so it cannot have given the lock to anybody else, but
         for a server that was restarted, replaced or told to end the session while the network
-        between us was down. Once True it stays True.
+        between us was down. Once True it stays True. May be asked anywhere, also by a signal
+        handler in the middle of another call; the rest of a client may not, and then says so.
         """
         ticket = self._ticket
         if ticket.state is HELD:
