@@ -14,7 +14,6 @@ from advlock import _observe, _plan, _watch
 from advlock._clock import now
 from advlock._plan import Expired, Refused, SessionLost, Unanswered
 from advlock._waiter import milliseconds, wake
-from advlock.errors import LockError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,8 +38,8 @@ class Caller:
 
     __slots__ = ("asker",)
 
-    def __init__(self) -> None:
-        self.asker = _thread.get_ident()
+    def __init__(self, asker: int | None = None) -> None:
+        self.asker = _thread.get_ident() if asker is None else asker
 
 
 class Engine:
@@ -178,16 +177,14 @@ class Engine:
         self._busy = False
 
     def nests(self) -> bool:
-        """Whether we are in a signal handler that interrupts who has the turn: our own thread."""
+        """Whether we are in a signal handler, and our own thread, interrupted, has the turn.
+
+        To wait for it would be for ever. Whoever asks for locks has looked before (`_books.py`).
+        """
         owner = self._turn.get("owner")
         if owner is None or owner is self._rescued:
             return False
         return owner.asker == _thread.get_ident()
-
-    def refuse_to_nest(self) -> None:
-        """Refuse to wait for a turn that our own thread has: that would be for ever."""
-        if self.nests():
-            raise LockError(INTERRUPTED)
 
     def carried(self) -> Sequence[object]:
         """List what it holds, as far as that is booked."""

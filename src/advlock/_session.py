@@ -20,10 +20,11 @@ import psycopg
 from advlock import _watch
 from advlock._clock import now
 from advlock._connect import PATIENCE
-from advlock._engine import Caller, Engine
+from advlock._engine import INTERRUPTED, Caller, Engine
 from advlock._plan import Expired, SessionLost
 from advlock._waiter import new_waiter, wait_until, wake
 from advlock._wire import HUNG_UP
+from advlock.errors import LockError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,8 +56,7 @@ class Session(Engine):
         carried: Callable[[Any], Sequence[object]] | None = None,
     ) -> None:
         super().__init__(wire, pulse, settle, on_lost, carried)
-        self._heart = Caller()  # in whose name heartbeats take the turn
-        self._heart.asker = 0  # nobody's, in particular
+        self._heart = Caller(0)  # in whose name heartbeats take the turn: no thread's
         self._reader: dict[str, object] = {}  # who takes the answer to one
         self._callers: deque[Any] = deque()  # who waits for the turn without an op
         self._claims: dict[object, object] = {}  # which rescuer it is
@@ -99,7 +99,6 @@ class Session(Engine):
 
     def _ask(self, op: Op, deadline: float | None, *, queued: bool = False) -> None:
         try:
-            self.refuse_to_nest()
             op.asker = _thread.get_ident()
             if not queued:
                 self._pending.append(op)
@@ -134,7 +133,8 @@ class Session(Engine):
         return verdict
 
     def _fetch(self, me: Caller, plan: _plan.SessionPlan[R], deadline: float | None) -> R:
-        self.refuse_to_nest()
+        if self.nests():
+            raise LockError(INTERRUPTED)
         self._take_turn(me, deadline)
         self._ops, self._verdicts = [], None
         return self._drive(plan, deadline)
