@@ -54,12 +54,13 @@ def _lock_a_catalog(
     session = held._ticket.session
     with psycopg.connect(database) as rude:
         rude.execute("LOCK TABLE pg_catalog.pg_class IN ACCESS EXCLUSIVE MODE")
+        someone.use("meanwhile")  # the first name may have been recorded before the lock was there
         eventually(lambda: tries(caplog), within=PATIENCE)
         for _ in range(2):
             beat = session.pulse.confirmed
             eventually(lambda beat=beat: session.pulse.confirmed > beat, within=PATIENCE)
         held.check()
-    table.has("held")
+    table.has("held", "meanwhile")
     assert held._ticket.session is session
     someone.let_go(held)
     someone.close()
