@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 SOURCE = Path(__file__).parents[2] / "src"
 ADVLOCK = [sys.executable, "-m", "advlock"]
 WORKER = [sys.executable, "-S", "-E", str(Path(__file__).with_name("worker.py"))]
+IN_CALLBACK = [sys.executable, str(Path(__file__).with_name("signal_in_callback.py"))]
 SIGNALS = [
     signal.SIGTERM,
     signal.SIGINT,

@@ -8,10 +8,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from waiting import eventually
 
 from .crons import Crons, Row, Scheduler, shell, until
-from .helpers import PATIENCE, alive
+from .helpers import IN_CALLBACK, PATIENCE, alive
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -119,6 +120,18 @@ def test_it_reads_its_file_again(crons_once: Crons) -> None:
     stop.touch()
     assert crons.over("long", "succeeded")[0].run_id == running.run_id
     assert scheduler.end() == 0
+
+
+@pytest.mark.parametrize("handler", ["_Raise", "_hear"])
+def test_it_is_asked_to_end_where_python_ignores_what_is_raised(crons: Crons, handler: str) -> None:
+    """As it starts, in a callback of the import system."""
+    file = crons.file({"quick": shell("true")})
+    program = (*IN_CALLBACK, str(signal.SIGTERM.value), handler)
+    started = crons.cli.program(*program, "cron", "run", str(file))
+    assert started.line() == "in a callback"
+    # By an exception, or by the scheduler if that is there when the signal comes again.
+    assert started.code() in {128 + signal.SIGTERM, 0}
+    assert "gnored" not in started.stderr()
 
 
 def test_it_is_killed_while_its_job_runs(crons: Crons) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from waiting import eventually
 
-from .helpers import SIGNALS, WORKER, alive, sessions, state
+from .helpers import IN_CALLBACK, SIGNALS, WORKER, alive, sessions, state
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -156,3 +156,17 @@ def test_no_orphan_when_term_ends_the_command(cli: Cli, name: str) -> None:
 def _only_child(pid: int) -> int:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
     return int(children.strip() or 0)
+
+
+@pytest.mark.parametrize("signum", SIGNALS, ids=short)
+def test_a_signal_is_heard_where_python_ignores_what_is_raised(
+    cli: Cli, admin: Connection[Any], name: str, signum: signal.Signals
+) -> None:
+    """In a finalizer, or in a callback of the import system; nothing is said of it."""
+    admin.execute("SELECT pg_advisory_lock(hashtextextended(%s, 0))", [name])
+    program = (*IN_CALLBACK, str(signum.value), "_Raise")
+    started = cli.program(*program, "run", name, "--", "echo", "ran")
+    assert started.line() == "in a callback"
+    assert started.code() == 128 + signum
+    assert "gnored" not in started.stderr()
+    admin.execute("SELECT pg_advisory_unlock_all()")

@@ -9,10 +9,12 @@ signals would receive them in the main thread's place.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import fcntl
 import os
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,6 +33,7 @@ FORWARDED = (
     signal.SIGUSR2,
 )
 _SHORTEST = 1e-6  # seconds; a timer of 0 is none
+_SOON = 1e-3  # seconds; a callback that ignores what is raised in it has ended by then
 _OUR_OWN = (signal.SIGIO, signal.SIGALRM)  # the lock's socket, and the clock
 
 
@@ -71,10 +74,16 @@ def heard() -> list[signal.Signals]:
 
 
 class _Raise:
-    """A handler that ends the main thread's work by an exception; the second time, at once."""
+    """A handler that ends the main thread's work by an exception; the second time, at once.
+
+    Python ignores what is raised in a finalizer and in a weak reference's callback, as the import
+    system has one for each module; the signal is then sent again.
+    """
 
     def __init__(self) -> None:
         self.came_before = False
+        self._main = _thread.get_ident()
+        self._ignored = sys.unraisablehook
 
     def __call__(self, signum: int, _frame: FrameType | None) -> None:
         if self.came_before:  # the way out hangs, or something swallowed the exception
@@ -82,12 +91,34 @@ class _Raise:
         self.came_before = True
         raise Interrupted(signum)
 
+    def ignored(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """Take the place of `sys.unraisablehook`."""
+        if not isinstance(unraisable.exc_value, Interrupted):
+            self._ignored(unraisable)
+            return
+        signum = unraisable.exc_value.signum
+        # Whatever comes meanwhile is for the main thread, and no exception is heard in here.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            _thread.start_new_thread(self._again, (signum,))
+        except RuntimeError:  # no thread to be had
+            os._exit(signalled(signum))
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _again(self, signum: int) -> None:
+        time.sleep(_SOON)
+        self.came_before = False
+        # Not raised from here: by now it may be a message, or a scheduler's to obey.
+        signal.pthread_kill(self._main, signum)
+
 
 def raise_on_signals() -> None:
     """From now on a signal raises `Interrupted` in the main thread."""
     handler = _Raise()
     for signum in heard():
         signal.signal(signum, handler)
+    sys.unraisablehook = handler.ignored
 
 
 class Inbox:
