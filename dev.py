@@ -54,6 +54,9 @@ def main(arguments: list[str]) -> NoReturn:
     prepare("runtime.txt" if verb == "demo" else f"{verb}.txt")
     if verb == "check":
         sys.exit(check(rest))
+    # Containers often forbid Python to keep what it has compiled. The verbs start thousands of
+    # processes, each of which would compile all of advlock anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     # Become the verb: signals, the terminal and the exit code need no passing on.
     os.execv(PYTHON, [str(PYTHON), "-m", *command(verb, rest)])
 
