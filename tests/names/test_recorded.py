@@ -62,6 +62,21 @@ def test_any_name_is_recorded_with_its_key(person: Make, dsn: str, table: Table)
     assert table.admin.execute(WRONG).fetchall() == []
 
 
+def test_more_than_are_sent_at_once_need_no_further_use(
+    person: Make, dsn: str, table: Table
+) -> None:
+    """A client that has become idle records the rest as well."""
+    someone = person(dsn)
+    for n in range(_names._MOST_AT_ONCE + 100):
+        someone.client._used.note(Key.of(f"job-{n}"))
+    someone.use("last")
+    eventually(
+        lambda: table.count() == _names._MOST_AT_ONCE + 101,
+        message="all are recorded",
+        within=PATIENCE,
+    )
+
+
 def test_it_is_the_whole_name_that_is_recorded(person: Make, dsn: str, table: Table) -> None:
     """Namespace, scheme and slot included; numbers have no names."""
     person(dsn, namespace="shop").use("nightly", 42, (1, 2))

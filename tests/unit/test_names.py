@@ -103,6 +103,18 @@ def test_an_idle_client_stays_silent() -> None:
     assert used.due(later, 10.1)
 
 
+def test_names_that_come_while_others_are_recorded_need_no_further_use() -> None:
+    """Nor do those that were too many for once; then an idle client stays silent."""
+    used = noted("a")
+    taken = used.take(0)
+    used.note(Key.of("b"))
+    used.settle(taken, "yes", 10)
+    assert not used.due(10 + AGAIN - 0.1, 5)
+    assert used.due(10 + AGAIN, 5)
+    used.settle(used.take(10 + AGAIN), None, 20)
+    assert not used.due(20 + 5 * ABSENT, 5)
+
+
 def test_what_will_not_do_is_not_tried_again() -> None:
     """A name that the server refuses keeps no other from being recorded."""
     used = noted("a")
