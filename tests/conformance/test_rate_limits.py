@@ -73,7 +73,7 @@ async def test_whoever_comes_back_when_told_gets_it(world: World, dsn: str, name
     for _ in range(3):
         while answer := await actor.call(limit.try_acquire):
             pass
-        assert 0 < answer.retry_after <= SHORT
+        assert 0 <= answer.retry_after <= SHORT  # 0: the moment came while the answer travelled
         await world.pause(answer.retry_after)
         assert await actor.call(limit.try_acquire)
 
