@@ -156,9 +156,8 @@ class Names:
         if verdict == _YES or state in _UNFIT:
             self.done.add(taken, now)
             self._next = now + _AGAIN
-            if (
-                self._noted
-            ):  # meanwhile, or too many for once; it needs no further use of the client
+            # What came meanwhile, or was too much for once, needs no further use of the client.
+            if self._noted:
                 self._last = -math.inf
             return
         self._next = now + (_ABSENT if verdict is None or state in _ABSENCE else _BUSY)

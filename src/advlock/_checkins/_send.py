@@ -5,13 +5,13 @@ Whatever goes wrong here is said once, and reaches neither the run nor its lock.
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from advlock._checkins._plan import LIMIT_HEADER
+from advlock._masked import signals_blocked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -103,15 +103,13 @@ class _Lane:
                 self._say("too many are on their way already")
                 return
             self.idle = False
-        # What is sent to the process is for its other threads, which wait for it.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        thread = threading.Thread(target=self._run, name="advlock-check-in", daemon=True)
         try:
-            threading.Thread(target=self._run, name="advlock-check-in", daemon=True).start()
+            with signals_blocked():  # what is sent to the process is for threads that wait for it
+                thread.start()
         except RuntimeError as error:  # no thread to be had
             self._done()
             self._say(str(error))
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def wait(self, seconds: float) -> bool:
         with self._changed:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
 import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final
 
+from advlock._masked import signals_blocked
 from advlock.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -121,11 +121,7 @@ def serve(address: tuple[str, int], status: Status) -> str:
     """
     server = _Server(address, status)
     thread = threading.Thread(target=server.serve_forever, name="advlock-probe", daemon=True)
-    # A thread inherits what is blocked: no signal must reach it in the supervisor's place.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
+    with signals_blocked():  # they are the supervisor's
         thread.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     host, port = server.socket.getsockname()[:2]
     return f"{f'[{host}]' if ':' in host else host}:{port}"

@@ -18,6 +18,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from advlock._masked import signals_blocked
 from advlock.cli.exits import signalled
 
 if TYPE_CHECKING:
@@ -97,14 +98,11 @@ class _Raise:
             self._ignored(unraisable)
             return
         signum = unraisable.exc_value.signum
-        # Whatever comes meanwhile is for the main thread, and no exception is heard in here.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            _thread.start_new_thread(self._again, (signum,))
+            with signals_blocked():
+                _thread.start_new_thread(self._again, (signum,))
         except RuntimeError:  # no thread to be had
             os._exit(signalled(signum))
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _again(self, signum: int) -> None:
         time.sleep(_SOON)
