@@ -111,8 +111,11 @@ def _pause(seconds: float) -> bool:
     until = time.monotonic() + seconds
     while sys.stdin is not None and sys.stdin.isatty():
         left = until - time.monotonic()
-        if left <= 0 or not select.select([sys.stdin], [], [], left)[0]:
+        if left <= 0:
             return False
+        # In slices: Ctrl-C just before a wait begins is heard at its end only.
+        if not select.select([sys.stdin], [], [], min(left, 1.0))[0]:
+            continue
         line = sys.stdin.readline()
         if not line:  # closed: nobody will type any more
             break
